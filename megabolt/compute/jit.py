@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How kernels are compiled: one decorator, one cache folder.
+
+Numba keys its on-disk cache by the source of the *file* that holds a kernel. It does not see a change in a
+callee that lives in another file, so the cache folder's name carries a digest of the modules whose inlined
+functions cross files (`SHARED_CALLEES`). Anything else that one kernel calls must live in its own file.
+
+Kernels have explicit signatures: they are compiled, or loaded from the cache, when their module is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+#: Modules whose `@inline` functions are used by kernels in other files.
+SHARED_CALLEES = ("compute/jit.py", "compute/bits.py", "compute/simd.py")
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: $NUMBA_CACHE_DIR if set, else a folder below $XDG_CACHE_HOME or ~/.cache."""
+    package = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for name in SHARED_CALLEES:
+        source = package / name
+        if source.exists():
+            digest.update(source.read_bytes())
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "megabolt" / f"kernels-{digest.hexdigest()[:12]}"
+
+
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder()))  # before numba is imported: it reads this once
+
+import numba  # noqa: E402
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def kernel(signature: str | Any, *, fastmath: bool = False) -> Callable[[F], F]:
+    """Compile a function for the CPU: no GIL, cached on disk, C-like division, explicit signature.
+
+    `fastmath` is for float kernels whose contract states a tolerance; integer kernels leave it off.
+    """
+
+    def decorate(function: F) -> F:
+        compiled: F = numba.njit(signature, nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(function)
+        return compiled
+
+    return decorate
+
+
+def inline(function: F) -> F:
+    """Mark a small function that is inlined into the kernels that call it."""
+    inlined: F = numba.njit(inline="always", error_model="numpy")(function)
+    return inlined
