@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the reads of a batch lie: a structure of arrays, one entry per read.
+
+Read r of a batch is mate r % 2 of pair r // 2, in the order of the input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: CIGAR operations kept per read, clips included; an alignment that needs more is reported with clipped ends.
+MAX_CIGAR = 64
+
+#: SAM specification 1.4.6: code of each CIGAR operation in the low four bits of its word.
+CIGAR_LETTERS = "MIDNSHP=X"
+CIGAR_M, CIGAR_I, CIGAR_D, CIGAR_N, CIGAR_S, CIGAR_H, CIGAR_P, CIGAR_EQUAL, CIGAR_X = range(9)
+
+
+@dataclass
+class Alignments:
+    """Alignments of R = 2 * n_pairs reads.
+
+    Attributes
+    ----------
+    mapped
+        uint8 [R]: 1 where the read has a place.
+    contig
+        int32 [R]: index of the contig, -1 where unmapped.
+    start
+        int32 [R]: leftmost aligned reference base, 0-based in the contig, -1 where unmapped.
+    reverse
+        uint8 [R]: 1 where the reverse complement of the read is what the reference's forward strand shows.
+    mapq
+        uint8 [R]: Phred-scaled probability that the place is wrong, 0..60.
+    score, second_score
+        int32 [R]: alignment score (SAM AS) and that of the best other place (SAM XS).
+    cigar
+        uint32 [R, MAX_CIGAR]: BAM encoding (length << 4 | operation) on the reference's forward strand, clips included.
+    n_cigar
+        int32 [R]: operations in use, 0 where unmapped.
+    proper
+        uint8 [n_pairs]: 1 where both mates are mapped, face each other and lie at a believable distance.
+    """
+
+    mapped: NDArray[np.uint8]
+    contig: NDArray[np.int32]
+    start: NDArray[np.int32]
+    reverse: NDArray[np.uint8]
+    mapq: NDArray[np.uint8]
+    score: NDArray[np.int32]
+    second_score: NDArray[np.int32]
+    cigar: NDArray[np.uint32]
+    n_cigar: NDArray[np.int32]
+    proper: NDArray[np.uint8]
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs described; reads are twice as many."""
+        return len(self.proper)
+
+    @classmethod
+    def allocate(cls, n_pairs: int) -> Alignments:
+        """All reads unmapped; the CIGAR words are left uninitialised."""
+        n_reads = 2 * n_pairs
+        return cls(
+            mapped=np.zeros(n_reads, np.uint8),
+            contig=np.full(n_reads, -1, np.int32),
+            start=np.full(n_reads, -1, np.int32),
+            reverse=np.zeros(n_reads, np.uint8),
+            mapq=np.zeros(n_reads, np.uint8),
+            score=np.zeros(n_reads, np.int32),
+            second_score=np.zeros(n_reads, np.int32),
+            cigar=np.empty((n_reads, MAX_CIGAR), np.uint32),
+            n_cigar=np.zeros(n_reads, np.int32),
+            proper=np.zeros(n_pairs, np.uint8),
+        )
