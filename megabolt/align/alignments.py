@@ -38,7 +38,8 @@ class Alignments:
     score, second_score
         int32 [R]: alignment score (SAM AS) and that of the best other place (SAM XS).
     cigar
-        uint32 [R, MAX_CIGAR]: BAM encoding (length << 4 | operation) on the reference's forward strand, clips included.
+        uint32 [R, MAX_CIGAR]: BAM encoding (length << 4 | operation), clips included, in the direction of the
+        reference's forward strand.
     n_cigar
         int32 [R]: operations in use, 0 where unmapped.
     proper
