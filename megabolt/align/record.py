@@ -1,0 +1,788 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alignments become packed BAM records (SAM specification 4.2), in the order of the input.
+
+In: a `PairBatch` and its `Alignments`. Out: a `RecordChunk`. Next: `reads/bins.py`.
+
+A record is written once, complete with its tags; later steps only move it and set the duplicate flag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabolt.align.alignments import MAX_CIGAR, Alignments
+from megabolt.compute.bits import (
+    EVEN_BITS,
+    PADDING,
+    base_at,
+    bases_at,
+    load_u64,
+    pack8,
+    store_u16,
+    store_u32,
+    store_u64,
+    trailing_zeros,
+)
+from megabolt.compute.jit import inline, kernel
+from megabolt.errors import InputFormatError, InternalError
+
+if TYPE_CHECKING:
+    from megabolt.formats.fastq import PairBatch
+
+U = np.uint64
+#: Key of a record without a place.
+UNPLACED = U(0xFFFFFFFFFFFFFFFF)
+#: Signature of an end that has no place: see `RecordChunk.signature`.
+NO_END = U(0xFFFFFFFFFFFFFFFF)
+#: Base qualities below this do not count for the choice of the best duplicate (Picard).
+MIN_SUMMED_QUALITY = 15
+#: Picard keeps one read's sum of qualities in a short and halves its range.
+MAX_QUALITY_SUM = 16383
+#: Ends of neighbouring contigs are kept this far apart in signatures: soft clips reach beyond a contig.
+SIGNATURE_GAP = 4096
+
+_TOO_SMALL, _NAME_TOO_LONG, _BAD_CIGAR = 1, 2, 3
+
+
+@dataclass
+class RecordChunk:
+    """Packed records of one batch, mate 1 and mate 2 in turn.
+
+    Meant to be filled again and again: `build_records` grows `data` when it is too small.
+
+    Attributes
+    ----------
+    data
+        uint8: records one after another, PADDING spare bytes behind the largest content.
+    offsets
+        int64 [R + 1]: start of each record in `data`; the last entry is the end.
+    key
+        uint64 [R]: contig << 33 | (start + 1) << 1 | reverse; `UNPLACED` for a pair without any place.
+    signature
+        uint64 [n_pairs, 2]: the two unclipped 5' ends, the lower one first:
+        (contig_offset + contig * SIGNATURE_GAP + SIGNATURE_GAP / 2 + end) << 1 | reverse, `NO_END` for an
+        unmapped mate (which so comes last). The top 16 bits of the first are left free for the library.
+    quality_sum
+        int32 [n_pairs]: sum of the base qualities >= 15 of the mapped mates.
+    first_pair
+        Ordinal of the first pair in the whole input.
+    read_group
+        Index of the read group.
+    """
+
+    data: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    key: NDArray[np.uint64]
+    signature: NDArray[np.uint64]
+    quality_sum: NDArray[np.int32]
+    first_pair: int = 0
+    read_group: int = 0
+    n_pairs: int = 0
+
+    @classmethod
+    def allocate(cls, max_pairs: int, bytes_per_record: int = 512) -> RecordChunk:
+        """An empty chunk with room for `max_pairs` pairs."""
+        n_reads = 2 * max_pairs
+        return cls(
+            data=np.zeros(n_reads * bytes_per_record + PADDING, np.uint8),
+            offsets=np.zeros(n_reads + 1, np.int64),
+            key=np.zeros(n_reads, np.uint64),
+            signature=np.zeros((max_pairs, 2), np.uint64),
+            quality_sum=np.zeros(max_pairs, np.int32),
+        )
+
+    @property
+    def n_records(self) -> int:
+        """Records in the chunk."""
+        return 2 * self.n_pairs
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of `data` in use."""
+        return int(self.offsets[self.n_records])
+
+    def _make_room(self, n_pairs: int, n_bytes: int) -> None:
+        if len(self.data) < n_bytes + PADDING:
+            self.data = np.zeros(n_bytes + PADDING, np.uint8)
+        if len(self.quality_sum) < n_pairs:
+            self.offsets = np.zeros(2 * n_pairs + 1, np.int64)
+            self.key = np.zeros(2 * n_pairs, np.uint64)
+            self.signature = np.zeros((n_pairs, 2), np.uint64)
+            self.quality_sum = np.zeros(n_pairs, np.int32)
+
+
+def build_records(
+    batch: PairBatch,
+    alignments: Alignments,
+    packed_reference: NDArray[np.uint64],
+    contig_offset: NDArray[np.int64],
+    n_intervals: NDArray[np.int64],
+    read_group: bytes,
+    out: RecordChunk,
+) -> RecordChunk:
+    """Packed BAM records of a batch, in input order (mate 1, mate 2, mate 1, ...).
+
+    Flags, RNEXT, PNEXT, TLEN (leftmost to rightmost mapped base, positive for the leftmost mate, for mate 1
+    on a tie) and bin follow the SAM specification. An unmapped mate of a mapped read takes its place, MAPQ 0.
+    Tags: NM (N agrees with nothing), MD, MC, MQ, AS, XS, RG. An unmapped read has only MC, MQ and RG.
+
+    Parameters
+    ----------
+    batch
+        Reads as FASTQ text; its arrays carry PADDING spare bytes behind.
+    alignments
+        Their places; a CIGAR that does not fit its read is an internal error.
+    packed_reference
+        uint64: 2 bits a base, 32 bases a word, first base lowest; at least two spare words behind.
+    contig_offset
+        int64 [n_contigs + 1 or n_contigs]: start of each contig in the packed reference.
+    n_intervals
+        int64 [k, 2]: half-open stretches of N in packed coordinates, sorted and disjoint.
+    read_group
+        ID for the RG tag; empty: no tag.
+    out
+        Filled and returned.
+
+    Raises
+    ------
+    InputFormatError
+        A read name is longer than the 254 bytes that BAM can hold.
+    InternalError
+        An alignment that does not fit its read.
+    """
+    longest = max(int(fields[:, 4].max(initial=0)) for fields in batch.fields)
+    n_bytes = len(out.data) - PADDING
+    while True:
+        out._make_room(batch.n_pairs, n_bytes)
+        status = np.zeros(2, np.int64)
+        _build(
+            batch.n_pairs,
+            batch.text[0],
+            batch.text[1],
+            batch.fields[0],
+            batch.fields[1],
+            alignments.mapped,
+            alignments.contig,
+            alignments.start,
+            alignments.reverse,
+            alignments.mapq,
+            alignments.score,
+            alignments.second_score,
+            alignments.cigar,
+            alignments.n_cigar,
+            alignments.proper,
+            packed_reference,
+            contig_offset,
+            n_intervals,
+            np.frombuffer(bytearray(read_group + bytes(8)), np.uint8),
+            len(read_group),
+            longest,
+            out.data,
+            out.offsets,
+            out.key,
+            out.signature,
+            out.quality_sum,
+            status,
+        )
+        if status[0] != _TOO_SMALL:
+            break
+        n_bytes = max(2 * n_bytes, 1 << 16)
+    _check(status, batch)
+    out.n_pairs = batch.n_pairs
+    out.first_pair = batch.first_pair
+    out.read_group = batch.read_group
+    return out
+
+
+def _check(status: NDArray[np.int64], batch: PairBatch) -> None:
+    code, read = int(status[0]), int(status[1])
+    if code == 0:
+        return
+    where = f"read pair {batch.first_pair + read // 2 + 1}"
+    if code == _NAME_TOO_LONG:
+        raise InputFormatError(
+            "FASTQ",
+            where,
+            "the read name is longer than the 254 bytes that a BAM file can hold",
+            "Shorten the read names, for example with `seqkit replace`.",
+        )
+    raise InternalError(f"{where}, mate {read % 2 + 1}: the alignment does not fit the read")
+
+
+# --- kernels: p = position in the output, i = pair, m = mate, r = 2 i + m ---
+
+
+@inline
+def _put_number(out: Any, p: Any, value: Any) -> Any:
+    """Decimal digits of a number >= 0; returns the next position."""
+    digits = 1
+    bound = np.int64(10)
+    while value >= bound:
+        digits += 1
+        bound *= 10
+    rest = np.int64(value)
+    for k in range(digits):
+        out[np.uint64(p + digits - 1 - k)] = np.uint8(48 + rest % 10)
+        rest //= 10
+    return p + digits
+
+
+@inline
+def _put_int_tag(out: Any, p: Any, first: Any, second: Any, value: Any) -> Any:
+    """An integer tag in the smallest type that holds it."""
+    out[np.uint64(p)] = np.uint8(first)
+    out[np.uint64(p + 1)] = np.uint8(second)
+    if value >= 0:
+        if value < 256:
+            kind, size = 67, 1  # C
+        elif value < 65536:
+            kind, size = 83, 2  # S
+        else:
+            kind, size = 73, 4  # I
+    elif value >= -128:
+        kind, size = 99, 1  # c
+    elif value >= -32768:
+        kind, size = 115, 2  # s
+    else:
+        kind, size = 105, 4  # i
+    out[np.uint64(p + 2)] = np.uint8(kind)
+    store_u32(out, p + 3, np.uint32(np.int64(value) & 0xFFFFFFFF))
+    return p + 3 + size
+
+
+@kernel("int64(int64, int64)")
+def _bin_number(start: Any, stop: Any) -> Any:
+    """BAM bin of [start, stop) (SAM specification 5.3)."""
+    last = stop - 1
+    if start >> 14 == last >> 14:
+        return 4681 + (start >> 14)
+    if start >> 17 == last >> 17:
+        return 585 + (start >> 17)
+    if start >> 20 == last >> 20:
+        return 73 + (start >> 20)
+    if start >> 23 == last >> 23:
+        return 9 + (start >> 23)
+    if start >> 26 == last >> 26:
+        return 1 + (start >> 26)
+    return 0
+
+
+@kernel("int64(int64[:, ::1], int64)")
+def _first_interval(intervals: NDArray[np.int64], position: Any) -> Any:
+    """Index of the first interval that ends behind `position`."""
+    low, high = 0, len(intervals)
+    while low < high:
+        middle = (low + high) >> 1
+        if intervals[np.uint64(middle), 1] <= position:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel("int64(uint8[::1], int64, int64, uint8[::1])")
+def _load_codes(text: NDArray[np.uint8], start: Any, length: Any, codes: NDArray[np.uint8]) -> Any:
+    """Base codes of `length` letters in whole blocks of 64 from codes[64] on; returns the number of N."""
+    n_unknown = np.int64(0)
+    for t in range(0, length, 64):
+        source = text[start + t : start + t + 64]
+        target = codes[64 + t : 128 + t]
+        for k in range(64):
+            letter = source[k]
+            upper = letter & np.uint8(0xDF)
+            known = (
+                (upper == np.uint8(65))
+                | (upper == np.uint8(67))
+                | (upper == np.uint8(71))
+                | (upper == np.uint8(84))
+            )
+            code = ((letter >> np.uint8(1)) ^ (letter >> np.uint8(2))) & np.uint8(3)
+            target[k] = code if known else np.uint8(4)
+    tail = codes[64 + length : 128 + length]
+    for k in range(64):
+        tail[k] = np.uint8(0)
+    for t in range(0, length, 64):
+        block = codes[64 + t : 128 + t]
+        unknown = np.uint8(0)
+        for k in range(64):
+            unknown += block[k] >> np.uint8(2)
+        n_unknown += np.int64(unknown)
+    return n_unknown
+
+
+@kernel("void(uint8[::1], int64, uint8[::1])")
+def _reverse_codes(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8]) -> None:
+    """Reverse complement of codes[64 : 64 + length] to out[64:], in whole blocks of 64."""
+    for t in range(0, length, 64):
+        source = codes[length - t : length - t + 64]  # the block that ends at base length - t
+        target = out[64 + t : 128 + t]
+        for k in range(64):
+            code = source[63 - k]
+            target[k] = np.uint8(3) - code if code < np.uint8(4) else code
+    tail = out[64 + length : 128 + length]
+    for k in range(64):
+        tail[k] = np.uint8(0)
+
+
+@kernel("void(uint8[::1], int64, uint8[::1], int64)")
+def _put_nibbles(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8], p: Any) -> None:
+    """4-bit bases, first base in the high half; writes up to 31 bytes too many."""
+    for t in range(0, length, 64):
+        source = codes[64 + t : 128 + t]
+        target = out[p + (t >> 1) : p + (t >> 1) + 32]
+        for k in range(32):
+            even = source[2 * k]
+            odd = source[2 * k + 1]
+            high = np.uint8(1) << even if even < np.uint8(4) else np.uint8(15)
+            low = np.uint8(1) << odd if odd < np.uint8(4) else np.uint8(15)
+            target[k] = np.uint8(high << np.uint8(4)) | low
+    if length & 1:
+        out[np.uint64(p + (length >> 1))] &= np.uint8(0xF0)
+
+
+@kernel("int64(uint8[::1], int64, int64, uint8, uint8[::1], int64)")
+def _put_qualities(
+    text: NDArray[np.uint8], start: Any, length: Any, reverse: Any, out: NDArray[np.uint8], p: Any
+) -> Any:
+    """Phred values in the direction of the reference; returns the sum of those that count for duplicates."""
+    for t in range(0, length, 64):
+        target = out[p + t : p + t + 64]
+        if reverse == 0:
+            source = text[start + t : start + t + 64]
+            for k in range(64):
+                target[k] = source[k] - np.uint8(33)
+        else:
+            first = start + length - t - 64
+            if first >= 0:
+                source = text[first : first + 64]
+                for k in range(64):
+                    target[k] = source[63 - k] - np.uint8(33)
+            else:  # fewer than 64 bytes of text before the end of this block
+                for k in range(length - t):
+                    target[k] = text[np.uint64(start + length - 1 - t - k)] - np.uint8(33)
+    total = np.int64(0)
+    whole = length & ~63
+    for t in range(0, whole, 64):
+        block = out[p + t : p + t + 64]
+        part = np.int32(0)
+        for k in range(64):
+            part += np.int32(block[k]) if block[k] >= np.uint8(MIN_SUMMED_QUALITY) else np.int32(0)
+        total += np.int64(part)
+    for k in range(whole, length):
+        value = out[np.uint64(p + k)]
+        total += np.int64(value) if value >= np.uint8(MIN_SUMMED_QUALITY) else np.int64(0)
+    return min(total, np.int64(MAX_QUALITY_SUM))
+
+
+@kernel("int64(uint64[::1], int64, int64, uint64[::1], int64, uint8[::1], boolean, int64[:, ::1], int64)")
+def _mismatch_word(
+    packed: NDArray[np.uint64],
+    position: Any,
+    count: Any,
+    query: NDArray[np.uint64],
+    offset: Any,
+    codes: NDArray[np.uint8],
+    plain: bool,
+    intervals: NDArray[np.int64],
+    interval: Any,
+) -> Any:
+    """Even bits set where up to 32 aligned bases differ; N on either side differs from all.
+
+    position: in the packed reference; offset: in the read; plain: neither side has an N here.
+    """
+    x = bases_at(query, offset) ^ bases_at(packed, position)
+    x = (x | (x >> U(1))) & EVEN_BITS
+    if not plain:
+        for k in range(count):
+            unknown = codes[np.uint64(64 + offset + k)] > 3
+            j = interval
+            while j < len(intervals) and intervals[j, 0] <= position + k:
+                if position + k < intervals[j, 1]:
+                    unknown = True
+                j += 1
+            if unknown:
+                x |= U(1) << U(2 * k)
+    if count < 32:
+        x &= (U(1) << U(2 * count)) - U(1)
+    return np.int64(x)
+
+
+@kernel("uint8(uint64[::1], int64, int64[:, ::1], int64)")
+def _reference_letter(
+    packed: NDArray[np.uint64], position: Any, intervals: NDArray[np.int64], interval: Any
+) -> Any:
+    """ASCII letter of one reference base; `interval` is the first that may hold it."""
+    j = interval
+    while j < len(intervals) and intervals[j, 0] <= position:
+        if position < intervals[j, 1]:
+            return np.uint8(78)
+        j += 1
+    code = base_at(packed, position)
+    if code == 0:
+        return np.uint8(65)
+    if code == 1:
+        return np.uint8(67)
+    if code == 2:
+        return np.uint8(71)
+    return np.uint8(84)
+
+
+@kernel("int64(uint8[::1], int64, uint32[::1], int64)")
+def _put_cigar_text(out: NDArray[np.uint8], p: Any, cigar: NDArray[np.uint32], n_cigar: Any) -> Any:
+    """CIGAR as text; returns the next position."""
+    for k in range(n_cigar):
+        word = cigar[np.uint64(k)]
+        p = _put_number(out, p, np.int64(word >> np.uint32(4)))
+        operation = word & np.uint32(15)
+        letter = 77  # M
+        if operation == 1:
+            letter = 73  # I
+        elif operation == 2:
+            letter = 68  # D
+        elif operation == 3:
+            letter = 78  # N
+        elif operation == 4:
+            letter = 83  # S
+        elif operation == 5:
+            letter = 72  # H
+        elif operation == 6:
+            letter = 80  # P
+        elif operation == 7:
+            letter = 61  # =
+        elif operation == 8:
+            letter = 88  # X
+        out[np.uint64(p)] = np.uint8(letter)
+        p += 1
+    return p
+
+
+@kernel("int64(uint32[::1], int64, int64[::1])")
+def _measure(cigar: NDArray[np.uint32], n_cigar: Any, lengths: NDArray[np.int64]) -> Any:
+    """The reference span; lengths becomes (read bases, leading clip, trailing clip, deleted bases)."""
+    query = np.int64(0)
+    span = np.int64(0)
+    deleted = np.int64(0)
+    leading = np.int64(0)
+    trailing = np.int64(0)
+    body = False
+    for k in range(n_cigar):
+        word = cigar[np.uint64(k)]
+        length = np.int64(word >> np.uint32(4))
+        operation = np.int64(word & np.uint32(15))
+        if operation == 4 or operation == 5:
+            if body:
+                trailing += length
+            else:
+                leading += length
+            if operation == 4:
+                query += length
+        else:
+            body = True
+            if operation == 0 or operation == 1 or operation >= 7:
+                query += length
+            if operation == 0 or operation == 2 or operation == 3 or operation >= 7:
+                span += length
+            if operation == 2:
+                deleted += length
+    lengths[0] = query
+    lengths[1] = leading
+    lengths[2] = trailing
+    lengths[3] = deleted
+    return span
+
+
+@kernel(
+    "int64(uint8[::1], int64, uint32[::1], int64, uint8[::1], uint64[::1], boolean, uint64[::1], int64,"
+    " int64, int64[:, ::1], int64[::1])"
+)
+def _put_md(
+    out: NDArray[np.uint8],
+    p: Any,
+    cigar: NDArray[np.uint32],
+    n_cigar: Any,
+    codes: NDArray[np.uint8],
+    query: NDArray[np.uint64],
+    read_is_plain: bool,
+    packed: NDArray[np.uint64],
+    start: Any,
+    span: Any,
+    intervals: NDArray[np.int64],
+    edits: NDArray[np.int64],
+) -> Any:
+    """The text of MD (SAM tags specification); edits[0] becomes NM. `start` is in the packed reference."""
+    interval = _first_interval(intervals, start)
+    plain = read_is_plain and not (interval < len(intervals) and intervals[interval, 0] < start + span)
+    n_edits = np.int64(0)
+    matched = np.int64(0)
+    position = start
+    offset = np.int64(0)
+    for k in range(n_cigar):
+        word = cigar[np.uint64(k)]
+        length = np.int64(word >> np.uint32(4))
+        operation = np.int64(word & np.uint32(15))
+        if operation == 0 or operation >= 7:
+            for t in range(0, length, 32):
+                count = min(np.int64(32), length - t)
+                found = U(
+                    _mismatch_word(
+                        packed, position + t, count, query, offset + t, codes, plain, intervals, interval
+                    )
+                )
+                done = np.int64(0)
+                while found != U(0):
+                    base = trailing_zeros(found) >> 1
+                    p = _put_number(out, p, matched + base - done)
+                    out[np.uint64(p)] = _reference_letter(packed, position + t + base, intervals, interval)
+                    p += 1
+                    n_edits += 1
+                    matched = np.int64(0)
+                    done = base + 1
+                    found &= found - U(1)
+                matched += count - done
+            position += length
+            offset += length
+        elif operation == 1:
+            n_edits += length
+            offset += length
+        elif operation == 2:
+            p = _put_number(out, p, matched)
+            matched = np.int64(0)
+            out[np.uint64(p)] = np.uint8(94)  # ^
+            p += 1
+            for t in range(length):
+                out[np.uint64(p)] = _reference_letter(packed, position + t, intervals, interval)
+                p += 1
+            n_edits += length
+            position += length
+        elif operation == 3:
+            position += length
+        elif operation == 4:
+            offset += length
+    edits[0] = n_edits
+    return _put_number(out, p, matched)
+
+
+@kernel("uint64(int64, int64, int64, int64, int64, int64, int64)")
+def _end_signature(
+    offset: Any, contig: Any, start: Any, span: Any, leading: Any, trailing: Any, reverse: Any
+) -> Any:
+    """Unclipped 5' end of a read and its strand: see RecordChunk.signature."""
+    end = start + span - 1 + trailing if reverse != 0 else start - leading
+    end = max(end, np.int64(-SIGNATURE_GAP // 2))
+    place = offset + contig * SIGNATURE_GAP + SIGNATURE_GAP // 2 + end
+    return (U(place) << U(1)) | U(reverse)
+
+
+@kernel(
+    "void(int64, uint8[::1], uint8[::1], int64[:, ::1], int64[:, ::1], uint8[::1], int32[::1], int32[::1],"
+    " uint8[::1], uint8[::1], int32[::1], int32[::1], uint32[:, ::1], int32[::1], uint8[::1], uint64[::1],"
+    " int64[::1], int64[:, ::1], uint8[::1], int64, int64, uint8[::1], int64[::1], uint64[::1],"
+    " uint64[:, ::1], int32[::1], int64[::1])"
+)
+def _build(
+    n_pairs: Any,
+    text1: NDArray[np.uint8],
+    text2: NDArray[np.uint8],
+    fields1: NDArray[np.int64],
+    fields2: NDArray[np.int64],
+    mapped: NDArray[np.uint8],
+    contig: NDArray[np.int32],
+    start: NDArray[np.int32],
+    reverse: NDArray[np.uint8],
+    mapq: NDArray[np.uint8],
+    score: NDArray[np.int32],
+    second_score: NDArray[np.int32],
+    cigar: NDArray[np.uint32],
+    n_cigar: NDArray[np.int32],
+    proper: NDArray[np.uint8],
+    packed: NDArray[np.uint64],
+    contig_offset: NDArray[np.int64],
+    intervals: NDArray[np.int64],
+    group: NDArray[np.uint8],
+    group_length: Any,
+    longest: Any,
+    out: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    signatures: NDArray[np.uint64],
+    quality_sums: NDArray[np.int32],
+    status: NDArray[np.int64],
+) -> None:
+    width = ((longest + 63) & ~63) + 192  # 64 bytes before the first base, a block and a half behind the last
+    forward = np.zeros(width, np.uint8)
+    backward = np.zeros(width, np.uint8)
+    query = np.zeros(width // 32 + 2, np.uint64)
+    edits = np.zeros(1, np.int64)
+    measures = np.zeros((2, 4), np.int64)  # of the two mates: see _measure
+    spans = np.zeros(2, np.int64)
+    room = len(out) - PADDING
+    p = np.int64(0)
+    for i in range(n_pairs):
+        for m in range(2):
+            r = 2 * i + m
+            spans[m] = 0
+            measures[m, 3] = 0
+            if mapped[r] != 0:
+                spans[m] = _measure(cigar[r], n_cigar[r], measures[m])
+                length = fields1[i, 4] if m == 0 else fields2[i, 4]
+                if measures[m, 0] != length or start[r] < 0 or contig[r] < 0 or n_cigar[r] > MAX_CIGAR:
+                    status[0] = _BAD_CIGAR
+                    status[1] = r
+                    return
+        both = mapped[2 * i] != 0 and mapped[2 * i + 1] != 0
+        tlen = np.int64(0)  # of mate 1
+        if both and contig[2 * i] == contig[2 * i + 1]:
+            left = min(start[2 * i], start[2 * i + 1])
+            right = max(start[2 * i] + spans[0], start[2 * i + 1] + spans[1])
+            tlen = np.int64(right - left)
+            if start[2 * i] > start[2 * i + 1]:
+                tlen = -tlen
+        quality_sum = np.int64(0)
+        for m in range(2):
+            r = 2 * i + m
+            mate = r ^ 1
+            if m == 0:
+                text, fields = text1, fields1
+            else:
+                text, fields = text2, fields2
+            name_start = fields[i, 0]
+            name_length = fields[i, 1]
+            length = fields[i, 4]
+            if name_length > 254:
+                status[0] = _NAME_TOO_LONG
+                status[1] = r
+                return
+            # fixed part, name, CIGAR, bases, qualities; MD: two letters a base, deletions; MC; other tags
+            bound = 36 + 255 + 4 * MAX_CIGAR + 2 * length + 2 * length + measures[m, 3] + 6 * MAX_CIGAR + 64
+            bound += 6 * MAX_CIGAR + group_length + 64
+            if p + bound > room:
+                status[0] = _TOO_SMALL
+                return
+            is_mapped = mapped[r] != 0
+            mate_mapped = mapped[mate] != 0
+            placed = is_mapped or mate_mapped
+            place_contig = np.int64(-1)
+            place_start = np.int64(-1)
+            next_contig = np.int64(-1)
+            next_start = np.int64(-1)
+            if placed:
+                place_contig = np.int64(contig[r] if is_mapped else contig[mate])
+                place_start = np.int64(start[r] if is_mapped else start[mate])
+                next_contig = np.int64(contig[mate] if mate_mapped else contig[r])
+                next_start = np.int64(start[mate] if mate_mapped else start[r])
+            is_reverse = np.int64(1) if is_mapped and reverse[r] != 0 else np.int64(0)
+            flag = 0x1 | (0x40 if m == 0 else 0x80) | (is_reverse << 4)
+            if both and proper[i] != 0:
+                flag |= 0x2
+            if not is_mapped:
+                flag |= 0x4
+            if not mate_mapped:
+                flag |= 0x8
+            elif reverse[mate] != 0:
+                flag |= 0x20
+            if not placed:
+                bin_number = np.int64(4680)
+            else:
+                bin_number = _bin_number(place_start, place_start + max(spans[m], np.int64(1)))
+            operations = np.int64(n_cigar[r]) if is_mapped else np.int64(0)
+            quality = np.int64(mapq[r]) if is_mapped else np.int64(0)
+            stored_name = max(name_length, np.int64(1))
+            offsets[r] = p
+            store_u32(out, p + 4, np.uint32(place_contig & 0xFFFFFFFF))
+            store_u32(out, p + 8, np.uint32(place_start & 0xFFFFFFFF))
+            store_u32(
+                out, p + 12, np.uint32((stored_name + 1) | (quality << 8) | ((bin_number & 0xFFFF) << 16))
+            )
+            store_u32(out, p + 16, np.uint32(operations | (flag << 16)))
+            store_u32(out, p + 20, np.uint32(length))
+            store_u32(out, p + 24, np.uint32(next_contig & 0xFFFFFFFF))
+            store_u32(out, p + 28, np.uint32(next_start & 0xFFFFFFFF))
+            store_u32(out, p + 32, np.uint32((tlen if m == 0 else -tlen) & 0xFFFFFFFF))
+            c = p + 36
+            for k in range(0, name_length, 8):
+                store_u64(out, c + k, load_u64(text, name_start + k))
+            if name_length == 0:
+                out[np.uint64(c)] = np.uint8(42)  # *
+            c += stored_name
+            out[np.uint64(c)] = np.uint8(0)
+            c += 1
+            for k in range(operations):
+                store_u32(out, c + 4 * k, cigar[np.uint64(r), np.uint64(k)])
+            c += 4 * operations
+            n_unknown = _load_codes(text, fields[i, 2], length, forward)
+            codes = forward
+            if is_reverse != 0:
+                _reverse_codes(forward, length, backward)
+                codes = backward
+            _put_nibbles(codes, length, out, c)
+            c += (length + 1) >> 1
+            good = _put_qualities(text, fields[i, 3], length, np.uint8(is_reverse), out, c)
+            c += length
+            signature = NO_END
+            if is_mapped:
+                quality_sum += good
+                offset = contig_offset[np.uint64(place_contig)]
+                for k in range(0, length, 32):
+                    w = U(0)
+                    for eighth in range(4):
+                        eight = load_u64(codes, 64 + k + 8 * eighth) & U(0x0303030303030303)
+                        w |= pack8(eight) << U(16 * eighth)
+                    query[np.uint64(k >> 5)] = w
+                signature = _end_signature(
+                    offset, place_contig, place_start, spans[m], measures[m, 1], measures[m, 2], is_reverse
+                )
+                # NM needs the walk that writes MD: it goes behind MD
+                out[np.uint64(c)] = np.uint8(77)
+                out[np.uint64(c + 1)] = np.uint8(68)
+                out[np.uint64(c + 2)] = np.uint8(90)
+                c = _put_md(
+                    out,
+                    c + 3,
+                    cigar[r],
+                    operations,
+                    codes,
+                    query,
+                    n_unknown == 0,
+                    packed,
+                    offset + place_start,
+                    spans[m],
+                    intervals,
+                    edits,
+                )
+                out[np.uint64(c)] = np.uint8(0)
+                c = _put_int_tag(out, c + 1, 78, 77, edits[0])
+            if mate_mapped:
+                out[np.uint64(c)] = np.uint8(77)
+                out[np.uint64(c + 1)] = np.uint8(67)
+                out[np.uint64(c + 2)] = np.uint8(90)
+                c = _put_cigar_text(out, c + 3, cigar[mate], np.int64(n_cigar[mate]))
+                out[np.uint64(c)] = np.uint8(0)
+                c = _put_int_tag(out, c + 1, 77, 81, np.int64(mapq[mate]))
+            if is_mapped:
+                c = _put_int_tag(out, c, 65, 83, np.int64(score[r]))
+                c = _put_int_tag(out, c, 88, 83, np.int64(second_score[r]))
+            if group_length > 0:
+                store_u16(out, c, np.uint16(82 | (71 << 8)))
+                out[np.uint64(c + 2)] = np.uint8(90)
+                for k in range(0, group_length, 8):
+                    store_u64(out, c + 3 + k, load_u64(group, k))
+                c += 3 + group_length
+                out[np.uint64(c)] = np.uint8(0)
+                c += 1
+            store_u32(out, p, np.uint32(c - p - 4))
+            if placed:
+                keys[r] = (U(place_contig) << U(33)) | (U(place_start + 1) << U(1)) | U(is_reverse)
+            else:
+                keys[r] = UNPLACED
+            signatures[i, m] = signature
+            p = c
+        if signatures[i, 0] > signatures[i, 1]:
+            swap = signatures[i, 0]
+            signatures[i, 0] = signatures[i, 1]
+            signatures[i, 1] = swap
+        quality_sums[i] = np.int32(quality_sum)
+    offsets[2 * n_pairs] = p
