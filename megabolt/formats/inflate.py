@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text inputs, plain or gzip: one reader that fills buffers and says in the user's terms what is wrong.
+
+In: a path. Out: bytes, inflated by isal at about 1.3 GB/s, without the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from isal import igzip
+from numpy.typing import NDArray
+
+from megabolt.compute.bits import PADDING
+from megabolt.errors import InputFormatError
+from megabolt.formats.bgzf import DeflateError
+
+_IGzipFile: Any = igzip.IGzipFile  # not annotated upstream
+_READ_SIZE = 1 << 20
+_FOREIGN = {
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    b"PK\x03\x04": ("zip", "unzip"),
+    b"crypt4gh": ("Crypt4GH", "crypt4gh decrypt"),
+}
+
+
+class InputStream:
+    """A plain, gzip (any number of members) or bgzip file as one stream of bytes; not thread-safe.
+
+    Raises
+    ------
+    InputFormatError
+        On opening: missing, unreadable, a folder, another compression, or named .gz and not gzip.
+        On reading: truncated or damaged gzip data.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._raw: BinaryIO | None = None
+        try:
+            if self.path.is_dir():
+                raise self.error("", "is a folder, not a file", "Name the file inside it.")
+            raw: Any = open(self.path, "rb", buffering=_READ_SIZE)  # noqa: SIM115 - see close()
+            self._raw = raw
+            head = raw.peek(8)[:8]
+        except OSError as error:
+            self.close()
+            reason = error.strerror or str(error)
+            raise self.error(
+                "", f"cannot be read ({reason})", "Check the path and its permissions."
+            ) from error
+        self._check_kind(head)
+        self.is_gzip = head[:2] == b"\x1f\x8b"
+        self._stream: Any = _IGzipFile(fileobj=raw, mode="rb") if self.is_gzip else raw
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a writable buffer from its start, as far as the stream goes; 0 only at its end."""
+        view, filled = memoryview(buffer), 0
+        try:
+            while filled < len(view):
+                n = self._stream.readinto(view[filled:])
+                if not n:
+                    break
+                filled += n
+        except (EOFError, DeflateError, OSError) as error:
+            raise self._damaged(error) from error
+        return filled
+
+    def read_all(self) -> NDArray[np.uint8]:
+        """Everything that is left, with PADDING zero bytes behind it (they are part of the array)."""
+        size = max(1 << 16, os.path.getsize(self.path) * (4 if self.is_gzip else 1) + 1)
+        data, filled = np.empty(size + PADDING, np.uint8), 0
+        while True:
+            n = self.readinto(data[filled : len(data) - PADDING])
+            filled += n
+            if filled < len(data) - PADDING:
+                break
+            data = np.concatenate([data[:filled], np.empty(filled + PADDING, np.uint8)])
+        data[filled : filled + PADDING] = 0
+        return data[: filled + PADDING]
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._raw is not None:
+            self._raw.close()
+
+    def __enter__(self) -> InputStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def error(self, where: str, why: str, help: str) -> InputFormatError:
+        """An error about this file."""
+        return InputFormatError(self.path, where, why, help)
+
+    def _check_kind(self, head: bytes) -> None:
+        for magic, (name, tool) in _FOREIGN.items():
+            if head.startswith(magic):
+                self.close()
+                raise self.error("", f"is {name} data", f"Unpack it with `{tool}`, or compress it with gzip.")
+        if self.path.suffix == ".gz" and head and head[:2] != b"\x1f\x8b":
+            self.close()
+            raise self.error(
+                "",
+                "is named .gz but is not gzip data",
+                "Rename it if it is plain text, or compress it.",
+            )
+
+    def _damaged(self, error: Exception) -> InputFormatError:
+        position = self._raw.tell() if self._raw is not None and self._raw.seekable() else 0
+        where = f"near byte {position} of the compressed file" if self.is_gzip else ""
+        if isinstance(error, EOFError):
+            why = "the gzip data end too early: the file is truncated, or something follows its end"
+        elif self.is_gzip:
+            why = f"the gzip data are damaged ({error})"
+        else:
+            why = f"cannot be read ({error})"
+        return self.error(where, why, "Copy or download the file again and compare its checksum.")
