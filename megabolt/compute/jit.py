@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 #: Modules whose `@inline` functions are used by kernels in other files.
-SHARED_CALLEES = ("compute/jit.py", "compute/bits.py", "compute/simd.py")
+SHARED_CALLEES = ("compute/jit.py", "compute/bits.py", "compute/simd.py", "align/verify.py")
 
 
 def cache_folder() -> Path:
@@ -28,6 +28,9 @@ def cache_folder() -> Path:
         source = package / name
         if source.exists():
             digest.update(source.read_bytes())
+    digest.update(
+        os.environ.get("MEGABOLT_SIMD_BITS", "").encode()
+    )  # decides the lane count of every vector kernel
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "megabolt" / f"kernels-{digest.hexdigest()[:12]}"
 
@@ -46,7 +49,9 @@ def kernel(signature: str | Any, *, fastmath: bool = False) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        compiled: F = numba.njit(signature, nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(function)
+        compiled: F = numba.njit(signature, nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(
+            function
+        )
         return compiled
 
     return decorate
@@ -56,3 +61,9 @@ def inline(function: F) -> F:
     """Mark a small function that is inlined into the kernels that call it."""
     inlined: F = numba.njit(inline="always", error_model="numpy")(function)
     return inlined
+
+
+def callee(function: F) -> F:
+    """Mark a function that kernels call; LLVM decides whether to inline it."""
+    called: F = numba.njit(nogil=True, error_model="numpy")(function)
+    return called
