@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Align paired reads: FASTQ in, sorted and duplicate-marked BAM with index out.
+
+Order of operations:
+  1. read both mates, look up their seeds, place, extend and pair them; insert sizes are learnt from the first
+     reads;
+  2. decide on duplicates once for the whole sample, within each library;
+  3. sort by coordinate and write BAM or CRAM and its index.
+
+The records do not depend on the number of threads.
+
+Example:
+  megabolt align --reference GRCh38.fa -1 S_R1.fq.gz -2 S_R2.fq.gz --sample S -o S.bam \\
+      --open-data "J. Smith: HG002 of Genome in a Bottle, open consent"
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megabolt.cli import _options
+from megabolt.workflow.read_groups import read_groups
+from megabolt.workflow.sheet import check_name
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _options.add_reference(parser)
+    _options.add_fastq(parser)
+    parser.add_argument(
+        "-o",
+        dest="output",
+        type=Path,
+        required=True,
+        metavar="S.bam",
+        help="the file to write: .bam or .cram",
+    )
+    _options.add_resources(parser)
+    _options.add_consent(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    check_name(args.sample, "--sample")
+    groups = read_groups(args.sample, args.read_group, len(args.fastq_1))
+    threads, memory = _options.threads_of(args), _options.memory_of(args)
+    _options.check_readable(args.reference, "reference")
+    _options.check_pairs(args.fastq_1, args.fastq_2)
+    _options.check_output(args.output, (".bam", ".cram"))
+    from megabolt.workflow.germline import run_align
+
+    run_align(
+        reference=args.reference,
+        fastq_1=args.fastq_1,
+        fastq_2=args.fastq_2,
+        sample=args.sample,
+        read_groups=groups,
+        output=args.output,
+        threads=threads,
+        memory=memory,
+        open_data=args.open_data,
+        audit_log=args.audit_log,
+    )
+    return 0

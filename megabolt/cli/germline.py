@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One sample from FASTQ to BAM, VCF and metrics, in one job.
+
+Leaves in the folder D: S.bam and S.bam.bai (sorted, duplicates marked; not with --no-bam), S.vcf.gz and its
+.tbi, S.g.vcf.gz with --gvcf, and S.metrics.json (reads, mapped, duplicates, depth, insert size, Ti/Tv, time
+and CPU seconds of each stage, versions). Each file appears when it is complete.
+
+Order of operations:
+  1. read, align and pair the reads; keep them in memory as packed records, in bins of the genome;
+  2. decide on duplicates once for the whole sample, within each library;
+  3. bin by bin: sort, write the BAM, call variants, count metrics.
+
+The answer does not depend on the number of threads.
+
+Example:
+  megabolt germline --reference GRCh38.fa -1 S_L1_R1.fq.gz S_L2_R1.fq.gz -2 S_L1_R2.fq.gz S_L2_R2.fq.gz \\
+      --sample S --outdir results --open-data "J. Smith: HG002 of Genome in a Bottle, open consent"
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megabolt.cli import _options
+from megabolt.workflow.read_groups import read_groups
+from megabolt.workflow.sheet import check_name
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _options.add_reference(parser)
+    _options.add_fastq(parser)
+    parser.add_argument(
+        "--outdir", type=Path, required=True, metavar="D", help="folder of the results; made if missing"
+    )
+    parser.add_argument(
+        "--gvcf", action="store_true", help="also write how sure the rest is reference (S.g.vcf.gz)"
+    )
+    parser.add_argument("--targets", type=Path, metavar="BED", help="call inside these regions only")
+    parser.add_argument("--no-bam", dest="bam", action="store_false", help="do not write the BAM")
+    _options.add_resources(parser)
+    _options.add_consent(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    check_name(args.sample, "--sample")
+    groups = read_groups(args.sample, args.read_group, len(args.fastq_1))
+    threads, memory = _options.threads_of(args), _options.memory_of(args)
+    _options.check_readable(args.reference, "reference")
+    _options.check_pairs(args.fastq_1, args.fastq_2)
+    if args.targets is not None:
+        _options.check_readable(args.targets, "BED of targets")
+    _options.check_folder(args.outdir)
+    from megabolt.workflow.germline import run_germline
+
+    run_germline(
+        reference=args.reference,
+        fastq_1=args.fastq_1,
+        fastq_2=args.fastq_2,
+        sample=args.sample,
+        read_groups=groups,
+        outdir=args.outdir,
+        threads=threads,
+        memory=memory,
+        gvcf=args.gvcf,
+        targets=args.targets,
+        bam=args.bam,
+        open_data=args.open_data,
+        audit_log=args.audit_log,
+    )
+    return 0

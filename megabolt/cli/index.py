@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build the index of a reference genome.
+
+Writes REF.fa.mbx next to the FASTA: the genome in two bits per base, its contigs with their MD5, and the
+table of seeds. All other commands need it. The file appears when it is complete; an existing one is replaced.
+An index of another FASTA, of another version of megabolt, or a damaged one is refused by the commands that
+use it.
+
+Example:
+  megabolt index GRCh38.fa
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megabolt.cli._options import check_readable
+from megabolt.formats.output import check_writable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "reference", type=Path, metavar="REF.fa", help="reference genome (FASTA, plain or gzipped)"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    check_readable(args.reference, "reference")
+    check_writable(args.reference.absolute().parent)
+    from megabolt.align.index import build_index
+
+    print(build_index(args.reference))
+    return 0

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read groups: one for each pair of FASTQ files, as @RG lines of the SAM header.
+
+Duplicates are looked for within a library, so lanes of one library share its name; the default library is the
+sample's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megabolt.errors import UsageError
+
+_FIELDS = {"ID": "read_group", "SM": "sample", "LB": "library", "PL": "platform", "PU": "unit"}
+_VALUE = re.compile(r"[ -~]+")
+_HELP = r"Write it as bwa does: --read-group '@RG\tID:lane1\tLB:lib1\tPU:FLOWCELL.1'; SM is the sample."
+
+
+@dataclass(frozen=True)
+class ReadGroup:
+    """An @RG line; `unit` is the platform unit (flow cell and lane), empty if not known."""
+
+    read_group: str
+    sample: str
+    library: str
+    platform: str = "ILLUMINA"
+    unit: str = ""
+
+    def header_line(self) -> str:
+        """The @RG line without its newline; fields in the order ID SM LB PL PU."""
+        fields = [f"{tag}:{getattr(self, name)}" for tag, name in _FIELDS.items() if getattr(self, name)]
+        return "\t".join(["@RG", *fields])
+
+
+def read_groups(sample: str, texts: Sequence[str], n_pairs: int) -> tuple[ReadGroup, ...]:
+    r"""The read groups of a job.
+
+    Parameters
+    ----------
+    sample
+        Becomes SM; a text that names another one is an error.
+    texts
+        What the user wrote, "@RG\tID:a\tLB:b" with real tabs or backslash-t; none, or one for each FASTQ
+        pair.
+    n_pairs
+        Number of FASTQ pairs, hence of read groups.
+
+    Raises
+    ------
+    UsageError
+        Wrong number, unknown or repeated field, no ID, two groups with one ID.
+    """
+    if not texts:
+        ids = [sample] if n_pairs == 1 else [f"{sample}.L{k}" for k in range(1, n_pairs + 1)]
+        return tuple(ReadGroup(name, sample, sample) for name in ids)
+    if len(texts) != n_pairs:
+        raise UsageError(
+            f"{len(texts)} read groups for {n_pairs} pairs of FASTQ files", "Give one for each pair."
+        )
+    groups = tuple(_parse(text, sample) for text in texts)
+    ids = [group.read_group for group in groups]
+    for name in ids:
+        if ids.count(name) > 1:
+            raise UsageError(f"two read groups have the ID {name}", "Each read group needs its own ID.")
+    return groups
+
+
+def _parse(text: str, sample: str) -> ReadGroup:
+    fields = text.replace("\\t", "\t").split("\t")
+    if fields[0] == "@RG":
+        fields = fields[1:]
+    values: dict[str, str] = {}
+    for field in fields:
+        tag, colon, value = field.partition(":")
+        if not colon or tag not in _FIELDS or not _VALUE.fullmatch(value):
+            raise UsageError(f"'{field}' is not a field of a read group ({', '.join(_FIELDS)})", _HELP)
+        if _FIELDS[tag] in values:
+            raise UsageError(f"read group '{text}' has {tag} twice", _HELP)
+        values[_FIELDS[tag]] = value
+    if "read_group" not in values:
+        raise UsageError(f"read group '{text}' has no ID", _HELP)
+    if values.setdefault("sample", sample) != sample:
+        raise UsageError(f"read group '{text}' has SM:{values['sample']}, but --sample is {sample}", _HELP)
+    values.setdefault("library", sample)
+    return ReadGroup(**values)
