@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compute backends: which there are, which this machine can run, and what `--backend auto` means.
 
-Nothing outside `megabolt.compute` knows more about backends than this enumeration. Nothing falls back from one
-backend to another unless the user said "auto", and then the choice and its reason are reported.
+Nothing outside `megabolt.compute` knows more about backends than this enumeration. Nothing falls back from
+one backend to another unless the user said "auto", and then the choice and its reason are reported.
 """
 
 from __future__ import annotations

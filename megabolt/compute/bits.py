@@ -55,7 +55,7 @@ def _make_store(bits: int, value_type: Any) -> Any:
     return store
 
 
-#: load_u64(array, byte_offset): little-endian, unaligned; the offset counts bytes whatever the array's dtype is.
+#: load_u64(array, byte_offset): little-endian, unaligned; the offset counts bytes whatever the dtype.
 load_u64 = _make_load(64, types.uint64)
 load_u32 = _make_load(32, types.uint32)
 load_i32 = _make_load(32, types.int32)
@@ -115,7 +115,7 @@ def trailing_zeros(typing_context: Any, word: Any) -> Any:
 
 @intrinsic
 def equal_mask64(typing_context: Any, array: Any, byte_offset: Any, value: Any) -> Any:
-    """Bit i of the result is set where byte `byte_offset + i` of the array equals `value` (64 bytes at once)."""
+    """Bit i of the result is set where byte `byte_offset + i` equals `value` (64 bytes at once)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         i8, lanes = ir.IntType(8), ir.VectorType(ir.IntType(8), 64)

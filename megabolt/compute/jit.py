@@ -21,7 +21,7 @@ SHARED_CALLEES = ("compute/jit.py", "compute/bits.py", "compute/simd.py", "align
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: $NUMBA_CACHE_DIR if set, else a folder below $XDG_CACHE_HOME or ~/.cache."""
+    """Where compiled kernels are kept, unless $NUMBA_CACHE_DIR says: below $XDG_CACHE_HOME or ~/.cache."""
     package = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for name in SHARED_CALLEES:

@@ -34,8 +34,8 @@ class PairHmmBatch:
     read_offsets
         int64 [n_reads + 1]: read r is reads[read_offsets[r]:read_offsets[r + 1]], 1 to 512 bases.
     haps, gap_open, gap_extend
-        uint8, float32, float32 [hap_offsets[-1]]: base codes, P(open) in (0, 0.5) and P(extend) in (0, 1) of a
-        gap at that base, one haplotype after another.
+        uint8, float32, float32 [hap_offsets[-1]]: base codes, P(open) in (0, 0.5) and P(extend) in (0, 1) of
+        a gap at that base, one haplotype after another.
     hap_offsets
         int64 [n_haps + 1]: 1 to 1024 bases each.
     pairs
@@ -108,15 +108,16 @@ _IMPLEMENTATIONS: dict[Backend, Callable[[PairHmmBatch], NDArray[np.float64]]] =
 def log10_likelihood(batch: PairHmmBatch, *, backend: Backend = Backend.NUMBA) -> NDArray[np.float64]:
     """log10 P(read | haplotype) of each pair, by the pair-HMM forward algorithm.
 
-    The read may start and end anywhere on the haplotype at no cost. N in either sequence agrees with every base.
+    The read may start and end anywhere on the haplotype at no cost. N in either sequence agrees with every
+    base.
 
     Parameters
     ----------
     batch
         Reads, haplotypes and pairs.
     backend
-        Which implementation runs. All agree within `TOLERANCE`. One pair's result does not depend, to the last
-        bit, on the other pairs of its batch.
+        Which implementation runs. All agree within `TOLERANCE`. Within a backend a pair's result does not
+        depend, to the last bit, on the other pairs of its batch.
 
     Returns
     -------

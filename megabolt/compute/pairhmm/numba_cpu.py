@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pair-HMM on the processor: one read per SIMD lane, all lanes against the same haplotype, two read bases a pass.
+"""Pair-HMM on the processor: a read per SIMD lane, all against one haplotype, two read bases a pass.
 
 Because the lanes share the haplotype, its gap probabilities are broadcast scalars, and prior(i,j) is one load
 from a table of five vectors (one per haplotype base code) that is rebuilt for every read base.
@@ -62,7 +62,7 @@ def log10_likelihood_arrays(
     hap_offsets: NDArray[np.int64],
     pairs: NDArray[np.int32],
 ) -> NDArray[np.float64]:
-    """The fields of a `PairHmmBatch`, unchecked, from a hot loop; thread-safe, and the GIL is free meanwhile."""
+    """The fields of a `PairHmmBatch`, unchecked, for hot loops; thread-safe, the GIL is free meanwhile."""
     if len(pairs) == 0:
         return np.empty(0)
     read_length = np.diff(read_offsets)
@@ -82,14 +82,15 @@ def log10_likelihood_arrays(
     lost = np.flatnonzero(sums < SMALLEST_SUM)
     if len(lost):
         recompute(
-            reads, qualities, read_offsets, haps, gap_open, gap_extend, hap_offsets, pairs, lost, P_WRONG, log10_p
+            reads, qualities, read_offsets, haps, gap_open, gap_extend, hap_offsets, pairs,
+            lost, P_WRONG, log10_p,
         )  # fmt: skip
     return log10_p
 
 
 @kernel(
-    "void(uint8[::1], uint8[::1], int64[::1], uint8[::1], float32[::1], float32[::1], int64[::1], int32[:,::1],"
-    "int64[::1], float32[::1], float32[::1], float32[::1], float32[::1])"
+    "void(uint8[::1], uint8[::1], int64[::1], uint8[::1], float32[::1], float32[::1], int64[::1],"
+    "int32[:,::1], int64[::1], float32[::1], float32[::1], float32[::1], float32[::1])"
 )
 def _forward(
     reads: NDArray[np.uint8],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pair-HMM in float64 with rescaling, for the few pairs that float32 cannot hold. Shared by all fast backends.
+"""Pair-HMM in float64 with rescaling, for the few pairs that float32 cannot hold. All fast backends share it.
 
 float32 ends at 1e-38. The fast kernels start from 2**120, which leaves 74 decades; a read that is unlike its
 haplotype, such as a chimera, falls below.
@@ -17,8 +17,8 @@ from megabolt.compute.jit import kernel
 #: The fast kernels multiply every probability with this.
 SCALE = np.float32(2.0**120)
 LOG10_SCALE = 120 * math.log10(2.0)
-#: A scaled float32 sum below this has lost paths to underflow that could matter: ten decades above the smallest
-#: normal float32, so that what was flushed to zero is less than 1e-7 of it.
+#: A scaled float32 sum below this has lost paths to underflow that could matter: it is ten decades above the
+#: smallest normal float32, so what was flushed to zero is less than 1e-7 of it.
 SMALLEST_SUM = np.float32(1e-28)
 
 #: P(wrong) of each Phred quality; beyond 0.75 a base would be evidence against what it says.
@@ -35,8 +35,8 @@ def log10_of_sums(sums: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @kernel(
-    "void(uint8[::1], uint8[::1], int64[::1], uint8[::1], float32[::1], float32[::1], int64[::1], int32[:,::1],"
-    "int64[::1], float64[::1], float64[::1])"
+    "void(uint8[::1], uint8[::1], int64[::1], uint8[::1], float32[::1], float32[::1], int64[::1],"
+    "int32[:,::1], int64[::1], float64[::1], float64[::1])"
 )
 def recompute(
     reads: NDArray[np.uint8],
