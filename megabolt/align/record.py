@@ -45,6 +45,8 @@ MAX_QUALITY_SUM = 16383
 #: Ends of neighbouring contigs are kept this far apart in signatures: soft clips reach beyond a contig.
 SIGNATURE_GAP = 4096
 
+#: The low bit of each byte of a word.
+_BIT0 = U(0x0101010101010101)
 _TOO_SMALL, _NAME_TOO_LONG, _BAD_CIGAR = 1, 2, 3
 
 
@@ -224,10 +226,11 @@ def _put_number(out: Any, p: Any, value: Any) -> Any:
     while value >= bound:
         digits += 1
         bound *= 10
-    rest = np.int64(value)
+    rest = U(value)  # unsigned: LLVM divides by a constant with a multiplication
     for k in range(digits):
-        out[np.uint64(p + digits - 1 - k)] = np.uint8(48 + rest % 10)
-        rest //= 10
+        tenth = rest // U(10)
+        out[np.uint64(p + digits - 1 - k)] = np.uint8(U(48) + rest - tenth * U(10))
+        rest = tenth
     return p + digits
 
 
@@ -284,34 +287,26 @@ def _first_interval(intervals: NDArray[np.int64], position: Any) -> Any:
     return low
 
 
-@kernel("int64(uint8[::1], int64, int64, uint8[::1])")
-def _load_codes(text: NDArray[np.uint8], start: Any, length: Any, codes: NDArray[np.uint8]) -> Any:
-    """Base codes of `length` letters in whole blocks of 64 from codes[64] on; returns the number of N."""
-    n_unknown = np.int64(0)
+@kernel("void(uint8[::1], int64, int64, uint8[::1])")
+def _load_codes(text: NDArray[np.uint8], start: Any, length: Any, codes: NDArray[np.uint8]) -> None:
+    """Base codes of `length` letters from codes[64] on, a block of zeros behind them."""
     for t in range(0, length, 64):
         source = text[start + t : start + t + 64]
         target = codes[64 + t : 128 + t]
         for k in range(64):
             letter = source[k]
-            upper = letter & np.uint8(0xDF)
+            upper = np.uint8(letter & np.uint8(0xDF))
             known = (
                 (upper == np.uint8(65))
                 | (upper == np.uint8(67))
                 | (upper == np.uint8(71))
                 | (upper == np.uint8(84))
             )
-            code = ((letter >> np.uint8(1)) ^ (letter >> np.uint8(2))) & np.uint8(3)
-            target[k] = code if known else np.uint8(4)
+            code = np.uint8(np.uint8(letter >> np.uint8(1)) ^ np.uint8(letter >> np.uint8(2))) & np.uint8(3)
+            target[k] = np.uint8(code) if known else np.uint8(4)
     tail = codes[64 + length : 128 + length]
     for k in range(64):
         tail[k] = np.uint8(0)
-    for t in range(0, length, 64):
-        block = codes[64 + t : 128 + t]
-        unknown = np.uint8(0)
-        for k in range(64):
-            unknown += block[k] >> np.uint8(2)
-        n_unknown += np.int64(unknown)
-    return n_unknown
 
 
 @kernel("void(uint8[::1], int64, uint8[::1])")
@@ -330,16 +325,19 @@ def _reverse_codes(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8]
 
 @kernel("void(uint8[::1], int64, uint8[::1], int64)")
 def _put_nibbles(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8], p: Any) -> None:
-    """4-bit bases, first base in the high half; writes up to 31 bytes too many."""
-    for t in range(0, length, 64):
-        source = codes[64 + t : 128 + t]
-        target = out[p + (t >> 1) : p + (t >> 1) + 32]
-        for k in range(32):
-            even = source[2 * k]
-            odd = source[2 * k + 1]
-            high = np.uint8(1) << even if even < np.uint8(4) else np.uint8(15)
-            low = np.uint8(1) << odd if odd < np.uint8(4) else np.uint8(15)
-            target[k] = np.uint8(high << np.uint8(4)) | low
+    """4-bit bases, first base in the high half; writes up to 3 bytes too many."""
+    for t in range(0, length, 8):
+        x = load_u64(codes, 64 + t)  # eight codes, one a byte: the bits of 0..4
+        low = x & _BIT0
+        high = (x >> U(1)) & _BIT0
+        unknown = (x >> U(2)) & _BIT0
+        both = low & high
+        one = _BIT0 ^ (low | high)  # A = 1, C = 2, G = 4, T = 8
+        y = one | ((low ^ both) << U(1)) | ((high ^ both) << U(2)) | (both << U(3))
+        y |= unknown * U(15)
+        y = ((y << U(4)) | (y >> U(8))) & U(0x00FF00FF00FF00FF)  # pairs of nibbles in every other byte
+        y = (y | (y >> U(8))) & U(0x0000FFFF0000FFFF)
+        store_u32(out, p + (t >> 1), np.uint32((y | (y >> U(16))) & U(0xFFFFFFFF)))
     if length & 1:
         out[np.uint64(p + (length >> 1))] &= np.uint8(0xF0)
 
@@ -364,51 +362,39 @@ def _put_qualities(
             else:  # fewer than 64 bytes of text before the end of this block
                 for k in range(length - t):
                     target[k] = text[np.uint64(start + length - 1 - t - k)] - np.uint8(33)
-    total = np.int64(0)
-    whole = length & ~63
-    for t in range(0, whole, 64):
-        block = out[p + t : p + t + 64]
-        part = np.int32(0)
-        for k in range(64):
-            part += np.int32(block[k]) if block[k] >= np.uint8(MIN_SUMMED_QUALITY) else np.int32(0)
-        total += np.int64(part)
-    for k in range(whole, length):
-        value = out[np.uint64(p + k)]
-        total += np.int64(value) if value >= np.uint8(MIN_SUMMED_QUALITY) else np.int64(0)
-    return min(total, np.int64(MAX_QUALITY_SUM))
+    store_u64(out, p + length, U(0))  # the sum runs over whole words; what follows is written later
+    total = U(0)
+    for t in range(0, length, 8):
+        x = load_u64(out, p + t)  # qualities are below 128
+        counts = ((x + _BIT0 * U(128 - MIN_SUMMED_QUALITY)) >> U(7)) & _BIT0
+        x &= counts * U(255)
+        total += (x & U(0x00FF00FF00FF00FF)) + ((x >> U(8)) & U(0x00FF00FF00FF00FF))
+    # four 16-bit sums of up to 2 * 93 a word: good for 352 words, 2,816 bases
+    total = (total & U(0x0000FFFF0000FFFF)) + ((total >> U(16)) & U(0x0000FFFF0000FFFF))
+    return min(np.int64(total & U(0xFFFFFFFF)) + np.int64(total >> U(32)), np.int64(MAX_QUALITY_SUM))
 
 
-@kernel("int64(uint64[::1], int64, int64, uint64[::1], int64, uint8[::1], boolean, int64[:, ::1], int64)")
-def _mismatch_word(
-    packed: NDArray[np.uint64],
+@kernel("uint64(int64, int64, int64, uint8[::1], int64[:, ::1], int64)")
+def _unknown_bases(
     position: Any,
     count: Any,
-    query: NDArray[np.uint64],
     offset: Any,
     codes: NDArray[np.uint8],
-    plain: bool,
     intervals: NDArray[np.int64],
     interval: Any,
 ) -> Any:
-    """Even bits set where up to 32 aligned bases differ; N on either side differs from all.
-
-    position: in the packed reference; offset: in the read; plain: neither side has an N here.
-    """
-    x = bases_at(query, offset) ^ bases_at(packed, position)
-    x = (x | (x >> U(1))) & EVEN_BITS
-    if not plain:
-        for k in range(count):
-            unknown = codes[np.uint64(64 + offset + k)] > 3
-            j = interval
-            while j < len(intervals) and intervals[j, 0] <= position + k:
-                if position + k < intervals[j, 1]:
-                    unknown = True
-                j += 1
-            if unknown:
-                x |= U(1) << U(2 * k)
-    if count < 32:
-        x &= (U(1) << U(2 * count)) - U(1)
-    return np.int64(x)
+    """Even bits set where the read (from base `offset`) or the reference (from `position`) has an N."""
+    found = U(0)
+    for k in range(count):
+        unknown = codes[np.uint64(64 + offset + k)] > 3
+        j = interval
+        while j < len(intervals) and intervals[j, 0] <= position + k:
+            if position + k < intervals[j, 1]:
+                unknown = True
+            j += 1
+        if unknown:
+            found |= U(1) << U(2 * k)
+    return found
 
 
 @kernel("uint8(uint64[::1], int64, int64[:, ::1], int64)")
@@ -527,11 +513,12 @@ def _put_md(
         if operation == 0 or operation >= 7:
             for t in range(0, length, 32):
                 count = min(np.int64(32), length - t)
-                found = U(
-                    _mismatch_word(
-                        packed, position + t, count, query, offset + t, codes, plain, intervals, interval
-                    )
-                )
+                found = bases_at(query, offset + t) ^ bases_at(packed, position + t)
+                found = (found | (found >> U(1))) & EVEN_BITS
+                if not plain:
+                    found |= _unknown_bases(position + t, count, offset + t, codes, intervals, interval)
+                if count < 32:
+                    found &= (U(1) << U(2 * count)) - U(1)
                 done = np.int64(0)
                 while found != U(0):
                     base = trailing_zeros(found) >> 1
@@ -713,7 +700,7 @@ def _build(
             for k in range(operations):
                 store_u32(out, c + 4 * k, cigar[np.uint64(r), np.uint64(k)])
             c += 4 * operations
-            n_unknown = _load_codes(text, fields[i, 2], length, forward)
+            _load_codes(text, fields[i, 2], length, forward)
             codes = forward
             if is_reverse != 0:
                 _reverse_codes(forward, length, backward)
@@ -726,11 +713,13 @@ def _build(
             if is_mapped:
                 quality_sum += good
                 offset = contig_offset[np.uint64(place_contig)]
+                seen = U(0)
                 for k in range(0, length, 32):
                     w = U(0)
                     for eighth in range(4):
-                        eight = load_u64(codes, 64 + k + 8 * eighth) & U(0x0303030303030303)
-                        w |= pack8(eight) << U(16 * eighth)
+                        eight = load_u64(codes, 64 + k + 8 * eighth)
+                        seen |= eight
+                        w |= pack8(eight & U(0x0303030303030303)) << U(16 * eighth)
                     query[np.uint64(k >> 5)] = w
                 signature = _end_signature(
                     offset, place_contig, place_start, spans[m], measures[m, 1], measures[m, 2], is_reverse
@@ -746,7 +735,7 @@ def _build(
                     operations,
                     codes,
                     query,
-                    n_unknown == 0,
+                    (seen & U(0x0404040404040404)) == U(0),
                     packed,
                     offset + place_start,
                     spans[m],
