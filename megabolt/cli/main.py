@@ -30,6 +30,7 @@ from types import FrameType
 
 from megabolt import __version__
 from megabolt.errors import InternalError, MegaboltError, OutputError, ResourceError, UsageError
+from megabolt.workflow import guardian
 
 #: The order of the subcommands in the help; others follow in alphabetical order.
 ORDER = (
@@ -193,6 +194,7 @@ def _dispatch(arguments: list[str]) -> int:
     except SystemExit as leave:  # --help has printed its text
         return int(leave.code or 0)
     _start_log(options)
+    guardian.start_watching()
     status = module.main(options)
     sys.stdout.flush()  # here, so that a full disk or a closed pipe is met inside main()
     return int(status)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of the germline workflow makes: from its configuration and sheet to files and options.
+
+In: the workflow's `config` (checked against workflows/schemas/config.schema.json by Snakemake). Out: a
+`Plan`, from which the rules in workflows/germline take their inputs, outputs and options. Nothing is opened
+but the sheet.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megabolt.errors import UsageError
+from megabolt.workflow.read_groups import ReadGroup
+from megabolt.workflow.resources import allowed_threads, default_memory, parse_memory
+from megabolt.workflow.sheet import Sample, SampleSheet, read_sheet
+
+ASSAYS = ("wgs", "wes", "panel")
+
+#: Assays that look at a part of the genome only.
+TARGETED = ("wes", "panel")
+
+#: What the index adds to the FASTA's name.
+INDEX_SUFFIX = ".mbx"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Known variants of a sample, and the regions in which they are known (None: everywhere)."""
+
+    vcf: Path
+    regions: Path | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run of the germline workflow; paths of results are relative to its folder."""
+
+    sheet: SampleSheet
+    reference: Path
+    assay: str
+    targets: Path | None = None
+    gvcf: bool = False
+    bam: bool = True
+    threads: int = 1
+    memory: int = 8 << 30
+    open_data: str = ""
+    audit_log: Path | None = None
+    truth: Mapping[str, Truth] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.assay not in ASSAYS:
+            raise UsageError(f"assay '{self.assay}' is not known", f"Choose from {', '.join(ASSAYS)}.")
+        if self.assay in TARGETED and self.targets is None:
+            raise UsageError(
+                f"assay {self.assay} needs the regions it looks at", "Name their BED file with --targets."
+            )
+        for sample in self.sheet.samples:
+            if sample.is_tumor:
+                raise UsageError(
+                    f"{self.sheet.path}: sample {sample.sample} is a tumor; this workflow is germline only",
+                    "Leave its rows out; somatic calling is not part of this version.",
+                )
+        unknown = sorted(set(self.truth) - set(self.names))
+        if unknown:
+            raise UsageError(
+                f"no sample {unknown[0]}, whose truth is given, in {self.sheet.path}", "Check the name."
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sample.sample for sample in self.sheet.samples)
+
+    @property
+    def index(self) -> Path:
+        return self.reference.with_name(self.reference.name + INDEX_SUFFIX)
+
+    @property
+    def memory_mb(self) -> int:
+        return self.memory >> 20
+
+    def sample(self, name: str) -> Sample:
+        return next(sample for sample in self.sheet.samples if sample.sample == name)
+
+    def fastq(self, name: str, mate: int) -> list[str]:
+        """FASTQ files of mate 1 or 2, one per lane, in the sheet's order."""
+        lanes = self.sample(name).lanes
+        return [str(lane.fastq_1 if mate == 1 else lane.fastq_2) for lane in lanes]
+
+    def declaration(self, name: str) -> str:
+        """The sample's own declaration, else the run's; may be empty, and is then refused by the job."""
+        return self.sample(name).open_data or self.open_data
+
+    def outputs(self, name: str = "{sample}") -> dict[str, str]:
+        """Files of one sample by their kind; with the default, patterns for a rule."""
+        stem = f"{name}/{name}"
+        files = {"metrics": f"{stem}.metrics.json", "vcf": f"{stem}.vcf.gz", "tbi": f"{stem}.vcf.gz.tbi"}
+        if self.gvcf:
+            files |= {"gvcf": f"{stem}.g.vcf.gz", "gvcf_tbi": f"{stem}.g.vcf.gz.tbi"}
+        if self.bam:
+            files |= {"bam": f"{stem}.bam", "bai": f"{stem}.bam.bai"}
+        return files
+
+    def options(self, name: str) -> str:
+        """Options of `megabolt germline` that are neither inputs nor resources, quoted for a shell."""
+        words = []
+        for lane in self.sample(name).lanes:
+            group = ReadGroup(f"{name}.{lane.lane}", name, name, unit=lane.lane)
+            words += ["--read-group", group.header_line().replace("\t", "\\t")]
+        if self.gvcf:
+            words.append("--gvcf")
+        if not self.bam:
+            words.append("--no-bam")
+        if self.targets is not None:
+            words += ["--targets", str(self.targets)]
+        if self.audit_log is not None:
+            words += ["--audit-log", str(self.audit_log)]
+        return shlex.join(words)
+
+    def reports(self) -> dict[str, list[str]]:
+        """Inputs of the final report: metrics of all samples, comparisons of those with a truth."""
+        return {
+            "metrics": [self.outputs(name)["metrics"] for name in self.names],
+            "comparisons": [f"{name}/{name}.compare.json" for name in self.truth],
+        }
+
+
+def load_plan(config: Mapping[str, Any], *, base: Path | None = None) -> Plan:
+    """The plan of a workflow configuration; relative paths are relative to `base` (default: the folder we are
+    in).
+
+    Raises
+    ------
+    UsageError, InputFormatError
+        What the schema cannot say: contradictions, and everything inside the sheet.
+    """
+    root = (base or Path.cwd()).absolute()
+
+    def path(value: Any) -> Path | None:
+        return root / Path(value).expanduser() if value else None
+
+    def needed(name: str) -> Path:
+        found = path(config.get(name))
+        if found is None:
+            raise UsageError(
+                f"the configuration has no '{name}'", "See workflows/schemas/config.schema.json."
+            )
+        return found
+
+    truth = {}
+    for name, entry in (config.get("truth") or {}).items():
+        vcf = path(entry["vcf"])
+        assert vcf is not None  # the schema demands it
+        truth[name] = Truth(vcf, path(entry.get("regions")))
+    memory = config.get("memory")
+    return Plan(
+        sheet=read_sheet(needed("sheet")),
+        reference=needed("reference"),
+        assay=str(config.get("assay", "wgs")),
+        targets=path(config.get("targets")),
+        gvcf=bool(config.get("gvcf", False)),
+        bam=bool(config.get("bam", True)),
+        threads=int(config.get("threads") or allowed_threads()),
+        memory=parse_memory(str(memory)) if memory else default_memory(),
+        open_data=str(config.get("open_data") or ""),
+        audit_log=path(config.get("audit_log")),
+        truth=truth,
+    )
