@@ -64,8 +64,8 @@ class AffineJobs:
     query, target
         uint8 base codes 0..4, one sequence after another.
     query_offsets, target_offsets
-        int64 [n + 1]: job t's query is query[query_offsets[t]:query_offsets[t + 1]], 1 to 512 bases; its target
-        is cut out in the same way, 1 to 1536 bases.
+        int64 [n + 1]: job t's query is query[query_offsets[t]:query_offsets[t + 1]], 1 to 512 bases; its
+        target is cut out in the same way, 1 to 1536 bases.
     diagonal
         int32 [n]: target index minus query index at the centre of the band.
     band
@@ -169,8 +169,8 @@ def align(
 
     Returns
     -------
-    The alignment with the greatest score - clip * (left end unaligned) - clip * (right end unaligned). It begins
-    and ends with an aligned pair of bases. If its score is not positive the job's result is all zero.
+    The alignment with the greatest score - clip * (left end unaligned) - clip * (right end unaligned). It
+    begins and ends with an aligned pair of bases. If its score is not positive the job's result is all zero.
 
     Raises
     ------
@@ -180,7 +180,7 @@ def align(
     Notes
     -----
     Query bases i = 1..n, target bases j = 1..m, only cells inside the band (outside, H = E = F = -infinity);
-    s = match or -mismatch; start(1) = 0 and start(i) = -clip for i > 1; stop(n) = 0, stop(i) = clip for i < n:
+    s = match or -mismatch; start(1) = 0 and start(i) = -clip for i > 1; stop(n) = 0, else stop(i) = clip:
 
     (1) M(i,j) = s(i,j) + max(start(i), H(i-1,j-1))
     (2) E(i,j) = max(H(i,j-1) - open, E(i,j-1)) - extend          target base j deleted
@@ -189,8 +189,8 @@ def align(
     (5) the alignment ends where M(i,j) - stop(i) is greatest
 
     Of equally good alignments, in this order: (5) takes the smallest i, then the smallest j; going back from
-    there, a start in (1) before a longer alignment; in (4) M, which puts gaps leftmost, then a deletion, then an
-    insertion; in (2) and (3) the shortest gap.
+    there, a start in (1) before a longer alignment; in (4) M, which puts gaps leftmost, then a deletion, then
+    an insertion; in (2) and (3) the shortest gap.
 
     References
     ----------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megabolt.compute.bits import load_u64
 from megabolt.compute.jit import kernel
 from megabolt.compute.simd import (
     LANES_I16,
@@ -39,6 +40,8 @@ IS_M, IS_I, IS_D = 0, 1, 2
 FORBIDDEN = -16384
 #: N of a target; N of a query stays 4, so that the two are never equal.
 TARGET_N = 5
+#: The bit that only N has, in each of eight base codes.
+ANY_N = U(0x0404040404040404)
 
 
 def align(jobs: AffineJobs, scores: AffineScores) -> AffineResult:
@@ -134,6 +137,16 @@ def _pack_lane(
         at += U(W)
 
 
+@kernel("int64(uint8[::1], uint8[::1], int64, int64, int16[::1])")
+def _pair_score(
+    query: NDArray[np.uint8], target: NDArray[np.uint8], i: int, offset: int, scores: NDArray[np.int16]
+) -> int:
+    """s of query base i (from 1) and target base i + offset."""
+    base = query[U(i - 1)]
+    same = base == target[U(i - 1 + offset)] and base < 4
+    return np.int64(scores[0]) if same else -np.int64(scores[1])
+
+
 @kernel("UniTuple(int64, 2)(int16[::1], int64, int64, int64, int64, int64, int64, int64)")
 def _gap_to(
     H: NDArray[np.int16], row_size: int, cell: int, i: int, k: int, band: int, opening: int, extend: int
@@ -167,39 +180,46 @@ def _trace_lane(
     ends: NDArray[np.int32],
     cigar: NDArray[np.uint32],
 ) -> None:
-    """Walk back from the best end of one job. Rows i from 1; cell (i, k) sees target base i - 1 + k + shift."""
-    match, mismatch = np.int64(scores[0]), np.int64(scores[1])
+    """Walk back from the best end of one job. Rows i from 1; cell (i, k) sees target base i + k + shift."""
+    match = np.int64(scores[0])
     opening, extend, clip = np.int64(scores[2]), np.int64(scores[3]), np.int64(scores[4])
-    n, m, shift = len(query), len(target), diagonal - band
+    n, shift = len(query), diagonal - band
     total = best if best_row == n else best + clip  # M(i, j) of the end
     if best_row == 0 or total < FORBIDDEN // 2:  # the band misses the target
         return
     i, k = best_row, max(0, 1 - best_row - shift)
+    at = i * row_size + k * W + lane  # of cell (i, k) in H
     while True:  # (5): the leftmost end of the best row
-        seen = target[U(i - 1 + k + shift)]
-        pair_score = match if seen == query[U(i - 1)] and seen < 4 else -mismatch
-        h_diagonal = np.int64(H[U((i - 1) * row_size + k * W + lane)])
-        if pair_score + max(0 if i == 1 else -clip, h_diagonal) == total:
-            break
+        if H[U(at)] >= total:
+            start = 0 if i == 1 else -clip
+            if _pair_score(query, target, i, k + shift, scores) + max(start, H[U(at - row_size)]) == total:
+                break
         k += 1
+        at += W
     target_stop = i + k + shift
     n_runs, operation, run = 0, IS_M, 1
     while True:  # cell (i, k) is an aligned pair of bases
+        h = np.int64(H[U(at - row_size)])
         start = 0 if i == 1 else -clip
-        h = np.int64(H[U((i - 1) * row_size + k * W + lane)])
         if start >= h:
             break
+        # Eight equal bases that earned eight matches: nothing but M can have made any of the eight cells.
+        if i > 9 and H[U(at - 9 * row_size)] == h - 8 * match and h - 8 * match > -clip:
+            bases = load_u64(query, i - 9)
+            if bases == load_u64(target, i - 9 + k + shift) and bases & ANY_N == U(0) and operation == IS_M:
+                run += 8
+                i -= 8
+                at -= 8 * row_size
+                continue
         i -= 1
+        at -= row_size
         while True:  # what made h, the H of cell (i, k)?
-            seen = target[U(i - 1 + k + shift)]
-            pair_score = match if seen == query[U(i - 1)] and seen < 4 else -mismatch
-            h_diagonal = np.int64(H[U((i - 1) * row_size + k * W + lane)])
-            if h == pair_score + max(0 if i == 1 else -clip, h_diagonal):
+            start = 0 if i == 1 else -clip
+            pair_score = _pair_score(query, target, i, k + shift, scores)
+            if h == pair_score + max(start, np.int64(H[U(at - row_size)])):
                 step, length = IS_M, 1
             else:
-                step, length = _gap_to(
-                    H, row_size, (i * row_size) + k * W + lane, i, k, band, opening, extend
-                )
+                step, length = _gap_to(H, row_size, at, i, k, band, opening, extend)
             if step == operation:
                 run += length
             else:
@@ -211,10 +231,12 @@ def _trace_lane(
                 break
             if step == IS_D:
                 k -= length
+                at -= length * W
             else:
                 i -= length
                 k += length
-            h = np.int64(H[U(i * row_size + k * W + lane)])
+                at -= length * (row_size - W)
+            h = np.int64(H[U(at)])
     score = total - (0 if i == 1 else -clip)
     if score <= 0:
         cigar[:] = 0
@@ -238,8 +260,8 @@ def _trace_lane(
 
 
 @kernel(
-    "void(uint8[::1], int64[::1], uint8[::1], int64[::1], int32[::1], int64, int16[::1], int64[::1], int16[::1],"
-    "int16[::1], int32[:,::1], uint32[:,::1])"
+    "void(uint8[::1], int64[::1], uint8[::1], int64[::1], int32[::1], int64, int16[::1], int64[::1],"
+    "int16[::1], int16[::1], int32[:,::1], uint32[:,::1])"
 )
 def _align(
     query: NDArray[np.uint8],
@@ -306,7 +328,7 @@ def _align(
                 m_or_f = maximum(m_ij, f)
                 store(H, here + o, maximum(m_or_f, e))  # (4)
                 store(F, o, f)
-                # (2) for the next cell; opening from E itself never pays, so H without E will do: a shorter chain
+                # (2) for the next cell. Opening from E never pays, so H without E will do: a shorter chain
                 e = maximum(m_or_f - open_extend, e - extend)
                 h_diagonal = h_up
                 row_best = maximum(row_best, m_ij)

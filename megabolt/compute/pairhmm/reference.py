@@ -38,7 +38,7 @@ def _forward(
     gap_open: NDArray[np.float64],
     gap_extend: NDArray[np.float64],
 ) -> float:
-    """log10 P(read | hap). i over read, j over haplotype, n and m their lengths; row and column 0 are edges."""
+    """log10 P(read | hap). i over read, j over haplotype, n and m their lengths; row, column 0 are edges."""
     n, m = len(read), len(hap)
     g = np.concatenate([[0.0], gap_open, gap_open[-1:]])  # g[j], j = 1..m+1
     x = np.concatenate([[0.0], gap_extend, gap_extend[-1:]])
