@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From genotyped windows and pileup SNPs to VCF records.
+
+In: `Genotypes`, `SnpCalls`. Out: `VcfRecord`s, left-aligned and minimal.
+
+One record stands for one site: the events of the called pair that begin at the same base. Two different alleles
+of a pair at one site make one record 1/2; MNPs come out as their SNPs. What lies under a deletion of the other
+copy stays a record of its own, with a plain 0/1: the deletion's record tells about the other copy (VCF's `*`
+would say it twice, and comparison tools differ in how they read it).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabolt.call.candidates import Candidates
+from megabolt.call.evidence import SNP
+from megabolt.call.genotype import Genotypes, summarise_site
+from megabolt.call.haplotypes import Haplotypes
+from megabolt.call.isolated import SnpCalls
+from megabolt.call.windows import Windows
+from megabolt.formats.bases import decode
+from megabolt.formats.vcf import NON_REF, VcfRecord
+
+MAX_GQ = 99
+#: Records never claim more than this.
+MAX_QUAL = 10000.0
+_MAX_PL = 99999
+
+
+@dataclass(frozen=True)
+class EmitContext:
+    """What every record needs: names, coordinates, reference, thresholds.
+
+    origin: contig position of local position 0. ref: uint8 codes of the reference segment.
+    fragments: int32, template depth. low_qual: QUAL below this is filtered. gvcf: add <NON_REF>.
+    snp_prior, indel_prior: log10.
+    """
+
+    contig: str
+    origin: int
+    ref: NDArray[np.uint8]
+    fragments: NDArray[np.int32]
+    low_qual: float
+    gvcf: bool
+    snp_prior: float
+    indel_prior: float
+
+
+@dataclass(frozen=True)
+class SiteCall:
+    """A called site before it is written.
+
+    start: local position of the first base of `ref`. log10_genotype: posterior of each genotype, VCF order, not
+    normalised. log10_prior: prior of each genotype, to get likelihoods back. support: templates by allele (and
+    one row for none) and strand. log10_spare: relative likelihood of a copy nobody has seen, by allele.
+    """
+
+    start: int
+    ref: str
+    alts: tuple[str, ...]
+    genotype: tuple[int, int]
+    log10_genotype: list[float]
+    log10_prior: list[float]
+    support: list[list[int]]
+    log10_spare: list[float]
+    mapq: float
+
+
+def _log10_sum(values: list[float]) -> float:
+    top = max(values)
+    if top < -1e299:
+        return top
+    return top + math.log10(sum(10.0 ** (v - top) for v in values))
+
+
+def genotype_index(a: int, b: int) -> int:
+    """Place of the genotype a/b (a <= b) in VCF's order."""
+    return b * (b + 1) // 2 + a
+
+
+def genotype_priors(log10_alts: list[float]) -> list[float]:
+    """log10 prior of each genotype in VCF order: hom-alt is half as likely as one copy."""
+    priors = [0.0]
+    for b, log10_b in enumerate(log10_alts, 1):
+        priors.append(log10_b)
+        priors += [log10_alts[a - 1] + log10_b for a in range(1, b)]
+        priors.append(log10_b + math.log10(0.5))
+    return priors
+
+
+def strand_odds_ratio(ref: list[int], alt: list[int]) -> float:
+    """Symmetric odds ratio of strand by allele, log scale, as GATK's StrandOddsRatio defines it."""
+    a, b, c, d = (x + 1.0 for x in (ref[0], ref[1], alt[0], alt[1]))
+    ratio = a * d / (b * c)
+    return math.log(ratio + 1 / ratio) + math.log(min(a, b) / max(a, b)) - math.log(min(c, d) / max(c, d))
+
+
+def make_record(call: SiteCall, context: EmitContext) -> VcfRecord:
+    """The VCF record of a called site."""
+    posterior = call.log10_genotype
+    total = _log10_sum(posterior)
+    qual = min(MAX_QUAL, max(0.0, -10 * (posterior[0] - total)))
+    called = genotype_index(*call.genotype)
+    others = [v for g, v in enumerate(posterior) if g != called]
+    gq = max(0, min(MAX_GQ, round(-10 * (_log10_sum(others) - total))))
+    likelihood = [-10 * (v - p) for v, p in zip(posterior, call.log10_prior)]
+    alts = call.alts
+    depths = [sum(row) for row in call.support[: len(alts) + 1]]
+    if context.gvcf:
+        likelihood = _with_unseen(likelihood, call.log10_spare)
+        alts = (*alts, NON_REF)
+        depths.append(0)
+    best = min(likelihood)
+    depth = max(int(context.fragments[call.start]), sum(depths))
+    copies = [call.genotype.count(a) for a in range(1, len(alts) + 1)]
+    alt_rows = call.support[1 : len(call.alts) + 1]
+    alt_strand = [sum(row[s] for row in alt_rows) for s in (0, 1)]
+    info: dict[str, Any] = {
+        "AC": copies,
+        "AF": [c / 2 for c in copies],
+        "AN": 2,
+        "DP": depth,
+        "MQ": call.mapq,
+        "QD": qual / max(1, sum(depths)),
+        "SOR": strand_odds_ratio(call.support[0], alt_strand),
+    }
+    genotype: dict[str, Any] = {
+        "GT": f"{call.genotype[0]}/{call.genotype[1]}",
+        "AD": depths,
+        "DP": depth,
+        "GQ": gq,
+        "PL": [min(_MAX_PL, round(v - best)) for v in likelihood],
+    }
+    return VcfRecord(
+        contig=context.contig,
+        start=context.origin + call.start,
+        ref=call.ref,
+        alts=alts,
+        qual=qual,
+        filter="PASS" if qual >= context.low_qual else "LowQual",
+        info=info,
+        genotype=genotype,
+    )
+
+
+def _with_unseen(likelihood: list[float], spare: list[float]) -> list[float]:
+    """Phred likelihoods with those of the genotypes a/<NON_REF> behind."""
+    homozygous = [likelihood[genotype_index(a, a)] for a in range(len(spare))]
+    mixed = [max(0.0, h - 10 * s) for h, s in zip(homozygous, spare)]
+    return [*likelihood, *mixed, max(mixed)]
+
+
+def pileup_records(calls: SnpCalls, candidates: Candidates, context: EmitContext) -> list[VcfRecord]:
+    """Records of the isolated SNPs whose best genotype carries the SNP."""
+    priors = genotype_priors([context.snp_prior])
+    posterior = calls.log10_likelihood + np.array(priors)
+    records = []
+    for k in np.flatnonzero(posterior.argmax(axis=1) > 0).tolist():
+        c = int(calls.candidate[k])
+        start = int(candidates.start[c])
+        genotype = (0, 1) if posterior[k, 1] >= posterior[k, 2] else (1, 1)
+        site = SiteCall(
+            start=start,
+            ref=decode(context.ref[start : start + 1]),
+            alts=(decode(candidates.bases(c)),),
+            genotype=genotype,
+            log10_genotype=posterior[k].tolist(),
+            log10_prior=priors,
+            support=calls.support[k].tolist(),
+            log10_spare=calls.log10_spare[k].tolist(),
+            mapq=float(calls.mapq[k]),
+        )
+        records.append(make_record(site, context))
+    return records
+
+
+def window_records(
+    k: int,
+    window: int,
+    windows: Windows,
+    candidates: Candidates,
+    haplotypes: Haplotypes,
+    genotypes: Genotypes,
+    context: EmitContext,
+) -> list[VcfRecord]:
+    """Records of one genotyped window (row k of `genotypes`): one per site of the called pair."""
+    n = int(genotypes.n_haps[k])
+    first = int(genotypes.hap_offset[k])
+    masks = [int(m) for m in haplotypes.mask[genotypes.hap[first : first + n]]]
+    pair = [masks[int(h)] for h in genotypes.best[k]]
+    if pair == [0, 0]:
+        return []
+    members = windows.candidate[windows.candidate_offset[window] : windows.candidate_offset[window + 1]].tolist()
+    sites: dict[tuple[bool, int], list[int]] = {}
+    for bit, c in enumerate(members):
+        if (pair[0] | pair[1]) >> bit & 1:
+            # an indel's record begins one base further left than its first changed base
+            is_snp = int(candidates.kind[c]) == SNP
+            sites.setdefault((is_snp, int(candidates.start[c])), []).append(bit)
+    records = []
+    for bits in sites.values():
+        alleles = _allele_of_masks(masks, bits, members, candidates)
+        call = _site_call(k, bits, alleles, pair, members, candidates, genotypes, context)
+        records.append(make_record(call, context))
+    return records
+
+
+def _allele_of_masks(
+    masks: list[int], bits: list[int], members: list[int], candidates: Candidates
+) -> NDArray[np.int64]:
+    """Allele of each haplotype at a site; len(bits) + 1 = some other event at the same place."""
+    start = int(candidates.start[members[bits[0]]])
+    stop = max(int(candidates.stop[members[b]]) for b in bits)
+    is_snp = int(candidates.kind[members[bits[0]]]) == SNP
+    others = 0
+    for bit, c in enumerate(members):
+        if bit in bits:
+            continue
+        s, e, kind = int(candidates.start[c]), int(candidates.stop[c]), int(candidates.kind[c])
+        covers = s < stop and e > start if is_snp else kind != SNP and s <= stop and e >= start
+        if covers:
+            others |= 1 << bit
+    alleles = np.zeros(len(masks), np.int64)
+    for h, mask in enumerate(masks):
+        for a, bit in enumerate(bits, 1):
+            if mask >> bit & 1:
+                alleles[h] = a
+        if alleles[h] == 0 and mask & others:
+            alleles[h] = len(bits) + 1
+    return alleles
+
+
+def _site_call(
+    k: int,
+    bits: list[int],
+    alleles: NDArray[np.int64],
+    pair: list[int],
+    members: list[int],
+    candidates: Candidates,
+    genotypes: Genotypes,
+    context: EmitContext,
+) -> SiteCall:
+    n_alleles = len(bits) + 1
+    n, rows = int(genotypes.n_haps[k]), int(genotypes.n_fragments[k])
+    pair_at, fragment_at = int(genotypes.pair_offset[k]), int(genotypes.fragment_offset[k])
+    row_at = int(genotypes.row_offset[k])
+    log10_genotype = np.empty(n_alleles * (n_alleles + 1) // 2)
+    support = np.empty((n_alleles + 1, 2), np.int64)
+    spare = np.empty(n_alleles)
+    summarise_site(
+        genotypes.pairs[pair_at : pair_at + n * n], genotypes.fragments[fragment_at : fragment_at + n * rows],
+        genotypes.strand[row_at : row_at + rows], n, rows, alleles, n_alleles, log10_genotype, support, spare,
+    )  # fmt: skip
+    called = sorted(next((a for a, bit in enumerate(bits, 1) if mask >> bit & 1), 0) for mask in pair)
+    start, ref, alts = site_alleles([members[b] for b in bits], candidates, context.ref)
+    is_snp = int(candidates.kind[members[bits[0]]]) == SNP
+    prior = context.snp_prior if is_snp else context.indel_prior
+    return SiteCall(
+        start=start,
+        ref=ref,
+        alts=alts,
+        genotype=(called[0], called[1]),
+        log10_genotype=log10_genotype.tolist(),
+        log10_prior=genotype_priors([prior] * len(bits)),
+        support=support.tolist(),
+        log10_spare=spare.tolist(),
+        mapq=float(genotypes.mapq[k]),
+    )
+
+
+def site_alleles(
+    chosen: list[int], candidates: Candidates, ref: NDArray[np.uint8]
+) -> tuple[int, str, tuple[str, ...]]:
+    """Local start, REF and ALTs of candidates that begin at the same base."""
+    start = int(candidates.start[chosen[0]])
+    stop = max(int(candidates.stop[c]) for c in chosen)
+    if int(candidates.kind[chosen[0]]) != SNP:
+        start -= 1  # the base before an indel anchors it
+    ref_text = decode(ref[start:stop])
+    alts = []
+    for c in chosen:
+        before = decode(ref[start : int(candidates.start[c])])
+        after = decode(ref[int(candidates.stop[c]) : stop])
+        alts.append(before + decode(candidates.bases(c)) + after)
+    return start, ref_text, tuple(alts)

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The germline caller: sorted records of a chunk in, variants (and reference blocks) out.
+
+In: `RecordBlock` and `Reference`. Out: `ChunkCalls`. Next: `formats/vcf.py` writes them.
+
+Order of work: decode reads and reconcile mates; collect evidence; find candidates; group them into windows;
+isolated SNPs from the pileup, all other windows through haplotypes, pair-HMM and genotyping; emit.
+
+Each window belongs to the chunk that holds its first base, and is decided from the data around it only: however
+the genome is cut into chunks, the same records come out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabolt.call.candidates import Candidates, find_candidates
+from megabolt.call.emit import EmitContext, pileup_records, window_records
+from megabolt.call.evidence import Evidence, collect_evidence
+from megabolt.call.genotype import genotype_windows
+from megabolt.call.haplotypes import enumerate_haplotypes, reads_of_windows
+from megabolt.call.isolated import SnpCalls, pileup_snps
+from megabolt.call.likelihood import score_windows
+from megabolt.call.reads import MAX_SPAN, Reads, decode_reads
+from megabolt.call.reference_confidence import reference_blocks
+from megabolt.call.str_model import tandem_tracts
+from megabolt.call.windows import Windows, build_windows
+from megabolt.compute.backend import Backend
+from megabolt.compute.bits import PADDING
+from megabolt.formats.bases import N
+from megabolt.formats.fasta import Reference
+from megabolt.formats.vcf import VcfRecord
+
+#: A chunk's records must reach this far beyond it on both sides: what can influence a window of the chunk.
+MARGIN = 2048
+#: Windows that begin this far before a gVCF chunk may still cover its first bases with a record.
+_LOOK_BACK = 900
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """Thresholds of the caller. The defaults were chosen by measurement on reads with known truth.
+
+    Attributes
+    ----------
+    min_mapq
+        Reads below are not used. Low ones are: their weight is limited by their MAPQ.
+    min_base_quality
+        Mismatches below make no candidate (Phred).
+    overlap_quality
+        Agreeing bases of overlapping mates keep at most this quality each; disagreeing ones keep none.
+    min_snp_fraction, min_indel_fraction
+        Share of the depth that makes a candidate; two reads are needed in any case.
+    window_gap, max_window
+        Candidates at most `window_gap` bases apart are explained together, up to `max_window` bases.
+    pad, max_pad
+        Bases around a window that its reads keep; the second is the limit when edges leave tandem repeats.
+    max_reads
+        Reads of one window; beyond it a fixed sample of the templates is taken.
+    snp_prior, indel_prior, further_prior
+        P(a haplotype differs so from the reference); of each further event of one haplotype in a window.
+    min_qual
+        Calls below are not written.
+    low_qual
+        Calls below are written with the filter LowQual.
+    gq_bands
+        Lower limits of the bands of gVCF blocks.
+    targets
+        Per contig int64 [n, 2], sorted half-open intervals (`formats.bed.read_bed`): only records that touch
+        one are written. None: everything.
+    backend
+        Where the pair-HMM runs.
+    """
+
+    min_mapq: int = 5
+    min_base_quality: int = 10
+    overlap_quality: int = 20
+    min_snp_fraction: float = 0.10
+    min_indel_fraction: float = 0.05
+    window_gap: int = 30
+    max_window: int = 200
+    pad: int = 25
+    max_pad: int = 80
+    max_reads: int = 400
+    snp_prior: float = 1e-3
+    indel_prior: float = 1e-4
+    further_prior: float = 1e-2
+    min_qual: float = 3.0
+    low_qual: float = 20.0
+    gq_bands: tuple[int, ...] = (0, 5, 10, 20, 30, 40, 50, 60, 99)
+    targets: tuple[NDArray[np.int64], ...] | None = None
+    backend: Backend = Backend.NUMBA
+
+
+@dataclass
+class ChunkCalls:
+    """What a chunk gives.
+
+    variants: in file order; the last ones may begin a little beyond the chunk's end, so sort after joining
+    chunks (`formats.vcf.sort_records`). reference_blocks: gVCF only; join over chunks with
+    `reference_confidence.join_reference_blocks`. stats: counts of what was looked at.
+    """
+
+    variants: list[VcfRecord]
+    reference_blocks: list[VcfRecord] = field(default_factory=list)
+    stats: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """One chunk's data in local coordinates."""
+
+    contig: int
+    start: int
+    stop: int
+    origin: int
+    n_ref: int
+    ref: NDArray[np.uint8]
+    tract: NDArray[np.int32]
+    reads: Reads
+    evidence: Evidence
+    candidates: Candidates
+    windows: Windows
+
+
+def call_chunk(
+    block: Any,
+    reference: Reference,
+    contig: int,
+    start: int,
+    stop: int,
+    options: CallOptions,
+    *,
+    sample: str = "",
+    gvcf: bool = False,
+) -> ChunkCalls:
+    """Call the germline variants of [start, stop) of one contig.
+
+    Parameters
+    ----------
+    block
+        RecordBlock with at least the records that overlap [start - MARGIN, stop + MARGIN), sorted by coordinate,
+        duplicates flagged; more is allowed.
+    contig
+        Ordinal of the contig, the same in `reference` and in the records.
+    sample
+        Unused here; names the column when the records are written.
+    gvcf
+        Add <NON_REF> to all records, and reference blocks for the rest of the chunk.
+    """
+    stop = min(stop, reference.contigs[contig].length)
+    if start >= stop:
+        return ChunkCalls([])
+    chunk = _prepare(block, reference, contig, start, stop, options)
+    which = _windows_to_call(chunk, options, gvcf)
+    context = EmitContext(
+        contig=reference.contigs[contig].name,
+        origin=chunk.origin,
+        ref=chunk.ref,
+        fragments=chunk.evidence.fragments,
+        low_qual=options.low_qual,
+        gvcf=gvcf,
+        snp_prior=float(np.log10(options.snp_prior)),
+        indel_prior=float(np.log10(options.indel_prior)),
+    )
+    isolated = chunk.windows.isolated[which]
+    records = pileup_records(_pileup(chunk, which[isolated]), chunk.candidates, context)
+    called = [(r.start, r) for r in records]
+    complex_calls, stats = _call_complex(chunk, which[~isolated], context, options)
+    called += complex_calls
+    kept = [(begin, r) for begin, r in called if r.qual is not None and r.qual >= options.min_qual]
+    kept.sort(key=lambda pair: (pair[1].start, pair[1].ref, pair[1].alts))
+    targets = None if options.targets is None else options.targets[contig]
+    stats |= {
+        "reads": len(chunk.reads),
+        "candidates": len(chunk.candidates),
+        "isolated_windows": int(isolated.sum()),
+    }
+    blocks = _blocks(chunk, context.contig, [r for _, r in kept], targets, options) if gvcf else []
+    variants = [r for begin, r in kept if begin >= start and _on_target(r.start, r.stop, targets)]
+    return ChunkCalls(variants, blocks, stats)
+
+
+def _prepare(
+    block: Any, reference: Reference, contig: int, start: int, stop: int, options: CallOptions
+) -> _Chunk:
+    """Reference segment, reads, evidence, candidates and windows."""
+    length = reference.contigs[contig].length
+    low, high = max(0, start - MARGIN), min(length, stop + MARGIN)
+    # reads that overlap the margin may reach beyond it, but never by more than their longest span
+    origin, end = max(0, low - MAX_SPAN), min(length, high + MAX_SPAN)
+    n_ref = end - origin
+    ref = np.full(n_ref + PADDING, N, np.uint8)
+    ref[:n_ref] = reference.fetch(contig, origin, end)
+    tract, period = np.zeros(n_ref, np.int32), np.zeros(n_ref, np.uint8)
+    tandem_tracts(ref[:n_ref], 0, n_ref, period, tract)
+    reads = decode_reads(
+        block, contig, low, high, origin, n_ref, min_mapq=options.min_mapq, overlap_cap=options.overlap_quality
+    )
+    evidence = collect_evidence(reads, ref, n_ref, min_base_quality=options.min_base_quality)
+    candidates = find_candidates(
+        evidence,
+        reads,
+        min_snp_fraction=options.min_snp_fraction,
+        min_indel_fraction=options.min_indel_fraction,
+    )
+    windows = build_windows(
+        candidates, ref, n_ref, origin, evidence.depth, evidence.clips, tract,
+        gap=options.window_gap, max_width=options.max_window, pad=options.pad, max_pad=options.max_pad,
+    )  # fmt: skip
+    return _Chunk(contig, start, stop, origin, n_ref, ref, tract, reads, evidence, candidates, windows)
+
+
+def _windows_to_call(chunk: _Chunk, options: CallOptions, gvcf: bool) -> NDArray[np.int64]:
+    """Numbers of the windows that begin in the chunk (or may reach into it) and can touch a target."""
+    begin = chunk.windows.start + chunk.origin
+    wanted = (begin >= chunk.start - (_LOOK_BACK if gvcf else 0)) & (begin < chunk.stop)
+    if options.targets is not None:
+        targets = options.targets[chunk.contig]
+        end = chunk.windows.stop + chunk.origin
+        nearest = np.searchsorted(targets[:, 1], begin - 1, side="right")
+        after = np.append(targets[:, 0], np.iinfo(np.int64).max)
+        wanted &= after[nearest] <= end + 1
+    return np.flatnonzero(wanted)
+
+
+def _pileup(chunk: _Chunk, which: NDArray[np.int64]) -> SnpCalls:
+    lone = chunk.windows.candidate[chunk.windows.candidate_offset[which]]
+    return pileup_snps(lone, chunk.candidates, chunk.reads, chunk.ref)
+
+
+def _call_complex(
+    chunk: _Chunk, which: NDArray[np.int64], context: EmitContext, options: CallOptions
+) -> tuple[list[tuple[int, VcfRecord]], dict[str, int]]:
+    """Records of the windows `which`, each with the contig position where its window begins."""
+    window_reads = reads_of_windows(chunk.reads, chunk.windows, which, max_reads=options.max_reads)
+    haplotypes = enumerate_haplotypes(chunk.windows, which, chunk.candidates, chunk.reads, window_reads, chunk.ref)
+    likelihoods = score_windows(
+        chunk.windows, which, window_reads, haplotypes, chunk.reads, backend=options.backend
+    )
+    genotypes = genotype_windows(
+        chunk.windows, which, chunk.candidates, chunk.reads, haplotypes, likelihoods,
+        snp_prior=options.snp_prior, indel_prior=options.indel_prior, further_prior=options.further_prior,
+    )  # fmt: skip
+    called = []
+    for k in np.flatnonzero((genotypes.n_haps > 0) & (genotypes.best.max(axis=1) > 0)).tolist():
+        window = int(which[k])
+        begin = int(chunk.windows.start[window]) + chunk.origin
+        records = window_records(k, window, chunk.windows, chunk.candidates, haplotypes, genotypes, context)
+        called += [(begin, record) for record in records]
+    stats = {
+        "windows": len(which),
+        "haplotypes": len(haplotypes.mask),
+        "read_haplotype_pairs": len(likelihoods.log10),
+    }
+    return called, stats
+
+
+def _blocks(
+    chunk: _Chunk,
+    contig: str,
+    records: list[VcfRecord],
+    targets: NDArray[np.int64] | None,
+    options: CallOptions,
+) -> list[VcfRecord]:
+    """Reference blocks of the chunk, or of its targets."""
+    covered = [(r.start, r.stop) for r in records]
+    pieces = [(chunk.start, chunk.stop)]
+    if targets is not None:
+        inside = targets[(targets[:, 1] > chunk.start) & (targets[:, 0] < chunk.stop)]
+        pieces = [(max(chunk.start, int(a)), min(chunk.stop, int(b))) for a, b in inside]
+    blocks: list[VcfRecord] = []
+    for a, b in pieces:
+        blocks += reference_blocks(
+            chunk.reads, chunk.evidence, chunk.ref, chunk.tract, contig, chunk.origin, a, b, covered, options.gq_bands
+        )  # fmt: skip
+    return blocks
+
+
+def _on_target(start: int, stop: int, targets: NDArray[np.int64] | None) -> bool:
+    if targets is None:
+        return True
+    i = int(np.searchsorted(targets[:, 1], start, side="right"))
+    return i < len(targets) and int(targets[i, 0]) < stop

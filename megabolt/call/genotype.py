@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Diploid genotypes of windows: which pair of haplotypes explains the templates best.
+
+In: `Likelihoods`, `Haplotypes`. Out: `Genotypes`. Next: `emit.py`.
+
+Mates are one observation: their likelihoods are multiplied before a template chooses between two haplotypes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabolt.call.candidates import Candidates
+from megabolt.call.haplotypes import Haplotypes
+from megabolt.call.likelihood import Likelihoods
+from megabolt.call.reads import Reads
+from megabolt.call.windows import Windows
+from megabolt.compute.jit import kernel
+
+U = np.uint64
+LOG10_HALF = float(np.log10(0.5))
+#: Haplotypes that are paired with each other at most; the best supported ones and the reference.
+MAX_PAIRED = 24
+#: No read is placed more surely than this, whatever its MAPQ.
+MIN_MISPLACED = 10**-4.5
+#: A template counts for an allele (AD) if it fits it this much better than any other, in log10.
+SUPPORT_MARGIN = 0.5
+
+
+@dataclass(frozen=True)
+class Genotypes:
+    """Templates and haplotype pairs of each window.
+
+    n_haps, n_fragments: int64 [n_windows]; n_haps is 0 where nothing was scored.
+    hap_offset: int64 [n_windows], first of n_haps entries of hap (int64, haplotype numbers).
+    fragment_offset: int64 [n_windows] into fragments (float64, n_fragments x n_haps, log10 P(template | haplotype)).
+    strand: int8, one per fragment row (row_offset int64 [n_windows]): bit 0 forward read, bit 1 reverse read.
+    pair_offset: int64 [n_windows] into pairs (float64, n_haps x n_haps, upper triangle: log10 of likelihood x prior).
+    best: int64 [n_windows, 2], positions in `hap` of the best pair.
+    mapq: float64 [n_windows], root mean square MAPQ of the reads.
+    """
+
+    n_haps: NDArray[np.int64]
+    n_fragments: NDArray[np.int64]
+    hap_offset: NDArray[np.int64]
+    hap: NDArray[np.int64]
+    fragment_offset: NDArray[np.int64]
+    fragments: NDArray[np.float64]
+    row_offset: NDArray[np.int64]
+    strand: NDArray[np.int8]
+    pair_offset: NDArray[np.int64]
+    pairs: NDArray[np.float64]
+    best: NDArray[np.int64]
+    mapq: NDArray[np.float64]
+
+
+@kernel("float64(uint64, int64[::1], uint8[::1], float64, float64, float64)")
+def _log10_prior(
+    mask: int, members: NDArray[np.int64], kinds: NDArray[np.uint8], snp: float, indel: float, further: float
+) -> float:
+    """The rarest event pays its own prior, each further one on the same haplotype the smaller `further`."""
+    lowest = 0.0
+    n = 0
+    for k in range(len(members)):
+        if (U(mask) >> U(k)) & U(1):
+            lowest = min(lowest, snp if kinds[members[k]] == 0 else indel)
+            n += 1
+    return lowest + (n - 1) * further if n else 0.0
+
+
+@kernel(
+    "void(int64[::1], int64[::1], int64[::1], uint8[::1], int64[::1], uint64[::1], int64[::1], int32[::1], int64[::1],"
+    " float64[::1], uint8[::1], uint16[::1], int32[::1], float64, float64, float64, int64,"
+    " int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1], int8[::1], int64[::1],"
+    " float64[::1], int64[:, ::1], float64[::1])"
+)
+def _genotype(
+    which: NDArray[np.int64],
+    member_offset: NDArray[np.int64],
+    member: NDArray[np.int64],
+    kinds: NDArray[np.uint8],
+    hap_offset: NDArray[np.int64],
+    hap_mask: NDArray[np.uint64],
+    read_offset: NDArray[np.int64],
+    read: NDArray[np.int32],
+    offset: NDArray[np.int64],
+    log10: NDArray[np.float64],
+    mapq: NDArray[np.uint8],
+    flag: NDArray[np.uint16],
+    mate: NDArray[np.int32],
+    snp: float,
+    indel: float,
+    further: float,
+    max_paired: int,
+    out_n_haps: NDArray[np.int64],
+    out_n_fragments: NDArray[np.int64],
+    out_hap_offset: NDArray[np.int64],
+    out_hap: NDArray[np.int64],
+    out_fragment_offset: NDArray[np.int64],
+    out_fragments: NDArray[np.float64],
+    out_row_offset: NDArray[np.int64],
+    out_strand: NDArray[np.int8],
+    out_pair_offset: NDArray[np.int64],
+    out_pairs: NDArray[np.float64],
+    out_best: NDArray[np.int64],
+    out_mapq: NDArray[np.float64],
+) -> None:
+    """Fill `Genotypes` for all windows.
+
+    (1) P'(read | h) = (1 - e) P(read | h) + e max_h P,  e = P(read is misplaced), from MAPQ
+    (2) P(template | h) = product over its reads of P'
+    (3) P(data | a, b) = product over templates of (P(template | a) + P(template | b)) / 2
+    """
+    hap_at = 0
+    fragment_at = 0
+    row_at = 0
+    pair_at = 0
+    for k in range(len(which)):
+        first, last = read_offset[k], read_offset[k + 1]
+        all_haps = hap_offset[k + 1] - hap_offset[k]
+        nr = last - first
+        out_hap_offset[k], out_fragment_offset[k], out_pair_offset[k] = hap_at, fragment_at, pair_at
+        out_row_offset[k] = row_at
+        out_n_haps[k] = 0
+        out_n_fragments[k] = 0
+        if nr == 0 or all_haps < 2:
+            continue
+        members = member[member_offset[which[k]] : member_offset[which[k] + 1]]
+        full = np.zeros((nr, all_haps), np.float64)
+        row_of = np.empty(nr, np.int64)
+        n_rows = 0
+        squares = 0.0
+        for r in range(nr):
+            i = read[first + r]
+            squares += float(mapq[i]) * float(mapq[i])
+            row = -1
+            m = np.int64(mate[i])
+            if 0 <= m < i:
+                at = np.searchsorted(read[first:last], np.int32(m))
+                if at < r and read[first + at] == m:
+                    row = row_of[at]
+            if row < 0:
+                row = n_rows
+                n_rows += 1
+                out_strand[row_at + row] = np.int8(0)
+            row_of[r] = row
+            out_strand[row_at + row] |= np.int8(2) if np.int64(flag[i]) & 16 else np.int8(1)
+            e = max(10.0 ** (-float(mapq[i]) / 10.0), 3.1622776601683795e-05)
+            base = offset[k] + r * all_haps
+            best = log10[base]
+            for h in range(1, all_haps):
+                best = max(best, log10[base + h])
+            for h in range(all_haps):
+                d = log10[base + h] - best
+                full[row, h] += best + np.log10((1.0 - e) * 10.0 ** max(d, -300.0) + e)  # (1), (2)
+        out_mapq[k] = np.sqrt(squares / nr)
+        # keep the reference and the best supported haplotypes
+        chosen = np.arange(all_haps)
+        if all_haps > max_paired:
+            support = np.zeros(all_haps, np.float64)
+            for row in range(n_rows):
+                best = full[row].max()
+                for h in range(all_haps):
+                    support[h] += max(full[row, h], best - 5.0) + (0.5 if full[row, h] >= best - 1e-6 else 0.0)
+            support[0] = 1e300
+            chosen = np.sort(np.argsort(-support, kind="mergesort")[:max_paired])
+        n = len(chosen)
+        out_n_haps[k] = n
+        out_n_fragments[k] = n_rows
+        prior = np.empty(n, np.float64)
+        for h in range(n):
+            out_hap[hap_at + h] = hap_offset[k] + chosen[h]
+            prior[h] = _log10_prior(hap_mask[hap_offset[k] + chosen[h]], members, kinds, snp, indel, further)
+        table = np.empty((n, n_rows), np.float64)
+        for row in range(n_rows):
+            for h in range(n):
+                table[h, row] = full[row, chosen[h]]
+                out_fragments[fragment_at + row * n + h] = full[row, chosen[h]]
+        best_pair = -1e300
+        for a in range(n):
+            for b in range(a, n):
+                s = 0.0
+                if a == b:
+                    for row in range(n_rows):
+                        s += table[a, row]
+                    s += prior[a] - (0.3010299956639812 if a else 0.0)
+                else:
+                    product = 1.0
+                    for row in range(n_rows):
+                        x, y = table[a, row], table[b, row]
+                        s += max(x, y) - 0.3010299956639812
+                        d = -abs(x - y)
+                        if d > -16.0:
+                            product *= 1.0 + 10.0**d  # at most 2: the product of 512 of them still fits
+                        if row & 511 == 511:
+                            s += np.log10(product)
+                            product = 1.0
+                    s += np.log10(product) + prior[a] + prior[b]  # (3)
+                out_pairs[pair_at + a * n + b] = s
+                out_pairs[pair_at + b * n + a] = -1e300 if a != b else s
+                if s > best_pair:
+                    best_pair = s
+                    out_best[k, 0], out_best[k, 1] = a, b
+        hap_at += n
+        fragment_at += n * n_rows
+        row_at += n_rows
+        pair_at += n * n
+
+
+def genotype_windows(
+    windows: Windows,
+    which: NDArray[np.int64],
+    candidates: Candidates,
+    reads: Reads,
+    haplotypes: Haplotypes,
+    likelihoods: Likelihoods,
+    *,
+    snp_prior: float,
+    indel_prior: float,
+    further_prior: float,
+) -> Genotypes:
+    """Posterior of haplotype pairs for the windows numbered `which`.
+
+    Parameters
+    ----------
+    snp_prior, indel_prior, further_prior
+        P(a haplotype differs from the reference by such an event); of each further event beside the first.
+    """
+    n = len(which)
+    n_haps_all = np.diff(haplotypes.offset)
+    n_reads = np.diff(likelihoods.read_offset)
+    paired = np.minimum(n_haps_all, MAX_PAIRED)
+    result = Genotypes(
+        n_haps=np.zeros(n, np.int64),
+        n_fragments=np.zeros(n, np.int64),
+        hap_offset=np.zeros(n, np.int64),
+        hap=np.empty(int(paired.sum()), np.int64),
+        fragment_offset=np.zeros(n, np.int64),
+        fragments=np.empty(int((paired * n_reads).sum())),
+        row_offset=np.zeros(n, np.int64),
+        strand=np.zeros(int(n_reads.sum()), np.int8),
+        pair_offset=np.zeros(n, np.int64),
+        pairs=np.empty(int((paired**2).sum())),
+        best=np.zeros((n, 2), np.int64),
+        mapq=np.zeros(n),
+    )
+    _genotype(
+        which, windows.candidate_offset, windows.candidate, candidates.kind, haplotypes.offset, haplotypes.mask,
+        likelihoods.read_offset, likelihoods.read, likelihoods.offset, likelihoods.log10, reads.mapq, reads.flag,
+        reads.mate, float(np.log10(snp_prior)), float(np.log10(indel_prior)), float(np.log10(further_prior)),
+        MAX_PAIRED, result.n_haps, result.n_fragments, result.hap_offset, result.hap, result.fragment_offset,
+        result.fragments, result.row_offset, result.strand, result.pair_offset, result.pairs, result.best,
+        result.mapq,
+    )  # fmt: skip
+    return result
+
+
+@kernel(
+    "void(float64[::1], float64[::1], int8[::1], int64, int64, int64[::1], int64, float64[::1], int64[:, ::1],"
+    " float64[::1])"
+)
+def summarise_site(
+    pairs: NDArray[np.float64],
+    fragments: NDArray[np.float64],
+    strand: NDArray[np.int8],
+    n_haps: int,
+    n_fragments: int,
+    allele_of_hap: NDArray[np.int64],
+    n_alleles: int,
+    log10_genotype: NDArray[np.float64],
+    support: NDArray[np.int64],
+    spare: NDArray[np.float64],
+) -> None:
+    """Collapse a window's haplotype pairs and templates to the alleles of one site.
+
+    Parameters
+    ----------
+    allele_of_hap
+        int64 [n_haps], 0 = reference, 1.. = alternative; n_alleles = something else at this place (counts as
+        the reference in genotypes, supports no allele).
+    log10_genotype
+        Out: float64 [n_alleles (n_alleles + 1) / 2], log10 of the summed posterior, VCF genotype order.
+    support
+        Out: int64 [n_alleles + 1, 2], templates that prefer each allele, by forward and reverse reads; the last
+        row counts those that prefer none.
+    spare
+        Out: float64 [n_alleles], log10 of P(templates | a, x), with x an allele nobody has seen, relative to
+        P(templates | a, a): the genotypes with <NON_REF> of a gVCF.
+    """
+    for g in range(len(log10_genotype)):
+        log10_genotype[g] = -1e300
+    for a in range(n_haps):
+        for b in range(a, n_haps):
+            x, y = allele_of_hap[a], allele_of_hap[b]
+            x = 0 if x == n_alleles else x
+            y = 0 if y == n_alleles else y
+            low, high = min(x, y), max(x, y)
+            g = high * (high + 1) // 2 + low
+            v = pairs[a * n_haps + b]
+            top = max(log10_genotype[g], v)
+            if top > -1e299:
+                log10_genotype[g] = top + np.log10(10.0 ** (log10_genotype[g] - top) + 10.0 ** (v - top))
+    support[:, :] = 0
+    spare[:] = 0.0
+    best = np.empty(n_alleles + 1, np.float64)
+    for row in range(n_fragments):
+        best[:] = -1e300
+        for h in range(n_haps):
+            a = allele_of_hap[h]
+            best[a] = max(best[a], fragments[row * n_haps + h])
+        order = np.argsort(-best)
+        top = order[0]
+        winner = n_alleles
+        if top < n_alleles and best[top] - best[order[1]] > 0.5:
+            winner = top
+        column = 1 if strand[row] == 2 else 0
+        support[winner, column] += 1
+        # an unseen allele fits a template as badly as the worst known one, and no better than one base error
+        worst = 1e300
+        for a in range(n_alleles):
+            if best[a] > -1e299:
+                worst = min(worst, best[a])
+        for a in range(n_alleles):
+            if best[a] > -1e299:
+                unseen = min(worst, best[top] - 2.5)
+                spare[a] += np.log10(0.5 + 0.5 * 10.0 ** min(30.0, unseen - best[a]))

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Isolated SNPs straight from the pileup, on the scale of the pair-HMM.
+
+In: isolated `Windows`, `Reads`. Out: `SnpCalls`. Next: `emit.py`.
+
+Where nothing but one SNP can differ, the pair-HMM's ratio of two likelihoods is that of the one base: same
+quality cap, same MAPQ mixture, same templates, same priors, so QUAL means the same in both ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabolt.call.candidates import Candidates
+from megabolt.call.reads import Reads
+from megabolt.compute.jit import kernel
+
+U = np.uint64
+
+
+@dataclass(frozen=True)
+class SnpCalls:
+    """One row per candidate SNP.
+
+    candidate: int64 [n]. log10_likelihood: float64 [n, 3] of 0/0, 0/1, 1/1.
+    support: int64 [n, 3, 2], templates that show the reference, the alternative, another base; by forward and
+    reverse. log10_spare: float64 [n, 2] of genotypes 0/x, 1/x with x unseen. mapq: float64 [n], root mean square.
+    """
+
+    candidate: NDArray[np.int64]
+    log10_likelihood: NDArray[np.float64]
+    support: NDArray[np.int64]
+    log10_spare: NDArray[np.float64]
+    mapq: NDArray[np.float64]
+
+
+@kernel("int64(int64, int64, int64, int64[::1], uint32[::1])")
+def query_index(
+    position: int, start: int, first_base: int, operations: NDArray[np.int64], cigar: NDArray[np.uint32]
+) -> int:
+    """Index of the base aligned to a reference position, -1 if the read has none there.
+
+    operations: int64 [2], the read's range in `cigar`.
+    """
+    p, q = start, first_base
+    for c in range(operations[0], operations[1]):
+        op, l = np.int64(cigar[c] & np.uint32(15)), np.int64(cigar[c] >> np.uint32(4))
+        if op == 0 or op == 7 or op == 8:
+            if position < p + l:
+                return q + position - p
+            p += l
+            q += l
+        elif op == 1 or op == 4:
+            q += l
+        elif op == 2 or op == 3:
+            if position < p + l:
+                return -1
+            p += l
+    return -1
+
+
+@kernel(
+    "void(int64[::1], int64[::1], int64[::1], uint8[::1], uint8[::1], int64[::1], int64[::1], int64, uint8[::1],"
+    " uint16[::1], int64[::1], uint8[::1], uint8[::1], int64[::1], uint32[::1], int32[::1],"
+    " float64[:, ::1], int64[:, :, ::1], float64[:, ::1], float64[::1])"
+)
+def _pileup(
+    chosen: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    sequence_offset: NDArray[np.int64],
+    sequence: NDArray[np.uint8],
+    ref: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    max_span: int,
+    mapq: NDArray[np.uint8],
+    flag: NDArray[np.uint16],
+    base_offset: NDArray[np.int64],
+    bases: NDArray[np.uint8],
+    qualities: NDArray[np.uint8],
+    cigar_offset: NDArray[np.int64],
+    cigar: NDArray[np.uint32],
+    mate: NDArray[np.int32],
+    likelihood: NDArray[np.float64],
+    support: NDArray[np.int64],
+    spare: NDArray[np.float64],
+    rms: NDArray[np.float64],
+) -> None:
+    for k in range(len(chosen)):
+        c = chosen[k]
+        p = positions[c]
+        ref_base, alt_base = ref[p], sequence[sequence_offset[c]]
+        likelihood[k, :] = 0.0
+        support[k, :, :] = 0
+        spare[k, :] = 0.0
+        first = np.searchsorted(starts, p - max_span)
+        last = np.searchsorted(starts, p + 1)
+        squares, n_reads = 0.0, 0
+        for i in range(first, last):
+            if stops[i] <= p:
+                continue
+            n_reads += 1
+            squares += float(mapq[i]) * float(mapq[i])
+            m = np.int64(mate[i])
+            if 0 <= m < i and stops[m] > p and starts[m] <= p:
+                continue  # counted with its mate
+            log_ref, log_alt, log_other = 0.0, 0.0, 0.0
+            n_seen = 0
+            for side in range(2):
+                r = i
+                if side == 1:
+                    if m <= i or starts[m] > p or stops[m] <= p:
+                        break
+                    r = m
+                q = query_index(p, starts[r], base_offset[r], cigar_offset[r : r + 2], cigar)
+                if q < 0 or bases[q] > 3:
+                    continue
+                n_seen += 1
+                quality = max(6, min(np.int64(qualities[q]), min(max(np.int64(mapq[r]), 3), 60)))
+                e = 10.0 ** (-0.1 * quality)
+                misplaced = max(10.0 ** (-float(mapq[r]) / 10.0), 3.1622776601683795e-05)
+                fits = 0.0  # log10 of (1 - misplaced) x 1 + misplaced
+                not_fits = np.log10((1.0 - misplaced) * e / 3.0 / (1.0 - e) + misplaced)
+                if bases[q] == ref_base:
+                    log_ref += fits
+                    log_alt += not_fits
+                    log_other += not_fits
+                elif bases[q] == alt_base:
+                    log_ref += not_fits
+                    log_alt += fits
+                    log_other += not_fits
+                else:
+                    log_ref += not_fits
+                    log_alt += not_fits
+                    log_other += fits
+            if n_seen == 0:
+                continue
+            likelihood[k, 0] += log_ref
+            likelihood[k, 2] += log_alt
+            top = max(log_ref, log_alt)
+            likelihood[k, 1] += top + np.log10(0.5 + 0.5 * 10.0 ** -abs(log_ref - log_alt))
+            spare[k, 0] += log_ref + np.log10(0.5 + 0.5 * 10.0 ** (log_other - log_ref))
+            spare[k, 1] += log_alt + np.log10(0.5 + 0.5 * 10.0 ** (log_other - log_alt))
+            which = 2
+            if log_ref - log_alt > 0.5:
+                which = 0
+            elif log_alt - log_ref > 0.5:
+                which = 1
+            support[k, which, 1 if np.int64(flag[i]) & 16 else 0] += 1
+        rms[k] = np.sqrt(squares / max(1, n_reads))
+
+
+def pileup_snps(
+    chosen: NDArray[np.int64], candidates: Candidates, reads: Reads, ref: NDArray[np.uint8]
+) -> SnpCalls:
+    """Genotype likelihoods of the candidate SNPs numbered `chosen`."""
+    n = len(chosen)
+    calls = SnpCalls(chosen, np.empty((n, 3)), np.empty((n, 3, 2), np.int64), np.empty((n, 2)), np.empty(n))
+    _pileup(
+        chosen, candidates.start, candidates.sequence_offset, candidates.sequence, ref, reads.start, reads.stop,
+        reads.max_span, reads.mapq, reads.flag, reads.base_offset, reads.bases, reads.qualities,
+        reads.cigar_offset, reads.cigar, reads.mate, calls.log10_likelihood, calls.support, calls.log10_spare,
+        calls.mapq,
+    )  # fmt: skip
+    return calls

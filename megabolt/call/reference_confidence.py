@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reference confidence of a gVCF: how sure it is that nothing differs, in blocks of similar confidence.
+
+In: `Reads`, `Evidence`, the variant records. Out: reference blocks (END, MIN_DP, <NON_REF>) that fill all gaps
+between variants without overlap.
+
+Two ways to be wrong at a position are weighed, and the likelier one counts: a SNP, from the base qualities; an
+indel, which only reads that span the whole repeat can exclude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabolt.call.evidence import Evidence
+from megabolt.call.reads import Reads
+from megabolt.compute.jit import kernel
+from megabolt.formats.bases import LETTERS
+from megabolt.formats.vcf import NON_REF, VcfRecord
+
+U = np.uint64
+#: Sums are kept in thousandths of a phred, as whole numbers: equal in whatever order and chunk they are made.
+_SCALE = 1000
+#: A read excludes an indel at a place if it reaches this far beyond it on both sides.
+_REACH = 5
+#: Tandem tracts of at least this length must be spanned entirely.
+_TRACT = 9
+_MAX_PL = 99999
+
+
+def _tables() -> NDArray[np.int32]:
+    """int32 [2, 3, 64]: phred x _SCALE of 0/0, 0/1, 1/1 for a base that agrees / differs, by base quality."""
+    q = np.arange(64)
+    e = np.minimum(0.75, 10 ** (-q / 10))
+    right, wrong = 1 - e, e / 3
+    half = (right + wrong) / 2
+    agree = np.stack([right, half, wrong])
+    differ = np.stack([wrong, half, right])
+    return np.ascontiguousarray(np.round(-10 * np.log10(np.stack([agree, differ])) * _SCALE), np.int32)
+
+
+_TABLES = _tables()
+
+
+@kernel(
+    "void(uint8[::1], int64[::1], int64[::1], uint8[::1], int64[::1], uint8[::1], uint8[::1], int64[::1],"
+    " uint32[::1], int32[:, :, ::1], int64, int64, int64[:, ::1], int32[::1])"
+)
+def _accumulate(
+    ref: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    mapq: NDArray[np.uint8],
+    base_offset: NDArray[np.int64],
+    bases: NDArray[np.uint8],
+    qualities: NDArray[np.uint8],
+    cigar_offset: NDArray[np.int64],
+    cigar: NDArray[np.uint32],
+    tables: NDArray[np.int32],
+    low: int,
+    high: int,
+    phred: NDArray[np.int64],
+    spanning: NDArray[np.int32],
+) -> None:
+    """phred: int64 [high - low, 3], sums over reads; spanning: int32, reads that reach beyond on both sides."""
+    for i in range(len(starts)):
+        if stops[i] <= low or starts[i] >= high:
+            continue
+        a, b = max(low, starts[i] + 5), min(high, stops[i] - 5)
+        if a < b:
+            spanning[a - low] += 1
+            spanning[b - low] -= 1
+        cap = min(max(np.int64(mapq[i]), 3), 60)
+        p, q = starts[i], base_offset[i]
+        for c in range(cigar_offset[i], cigar_offset[i + 1]):
+            op, l = np.int64(cigar[c] & np.uint32(15)), np.int64(cigar[c] >> np.uint32(4))
+            if op == 0 or op == 7 or op == 8:
+                for x in range(max(0, low - p), min(l, high - p)):
+                    base = bases[U(q + x)]
+                    if base > 3:
+                        continue
+                    quality = max(6, min(np.int64(qualities[U(q + x)]), cap))
+                    differs = 0 if base == ref[U(p + x)] else 1
+                    for g in range(3):
+                        phred[U(p + x - low), U(g)] += tables[U(differs), U(g), U(quality)]
+                p += l
+                q += l
+            elif op == 1 or op == 4:
+                q += l
+            elif op == 2 or op == 3:
+                p += l
+    total = 0
+    for x in range(high - low):
+        total += spanning[x]
+        spanning[x] = total
+
+
+@kernel("void(int64[::1], int64[::1], int64, int32[::1], int64, int64, int32[::1])")
+def _span_tracts(
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    max_span: int,
+    tract: NDArray[np.int32],
+    low: int,
+    high: int,
+    spanning: NDArray[np.int32],
+) -> None:
+    """In long tandem tracts only reads that span the tract count."""
+    n_ref = len(tract)
+    x = max(0, low - 200)
+    while x < min(n_ref, high + 1):
+        if tract[x] < 9:
+            x += 1
+            continue
+        begin = x
+        while x < n_ref and tract[x] >= 9 and x - begin < 400:
+            x += 1
+        count = 0
+        for i in range(np.searchsorted(starts, begin - max_span), np.searchsorted(starts, begin)):
+            if starts[i] < begin and stops[i] > x:
+                count += 1
+        for y in range(max(begin - 1, low), min(x, high)):
+            spanning[y - low] = min(spanning[y - low], count)
+
+
+def reference_blocks(
+    reads: Reads,
+    evidence: Evidence,
+    ref: NDArray[np.uint8],
+    tract: NDArray[np.int32],
+    contig: str,
+    origin: int,
+    start: int,
+    stop: int,
+    covered: Sequence[tuple[int, int]],
+    bands: Sequence[int],
+) -> list[VcfRecord]:
+    """Reference blocks of [start, stop), contig coordinates, outside `covered`.
+
+    Parameters
+    ----------
+    tract
+        int32, length of the tandem tract over each base of the reference segment.
+    covered
+        Half-open intervals, contig coordinates, that variant records take.
+    bands
+        Ascending lower limits of the GQ bands, beginning with 0.
+    """
+    low, high = start - origin, stop - origin
+    phred = np.zeros((high - low, 3), np.int64)
+    spanning = np.zeros(high - low + 1, np.int32)
+    _accumulate(
+        ref, reads.start, reads.stop, reads.mapq, reads.base_offset, reads.bases, reads.qualities,
+        reads.cigar_offset, reads.cigar, _TABLES, low, high, phred, spanning,
+    )  # fmt: skip
+    _span_tracts(reads.start, reads.stop, reads.max_span, tract, low, high, spanning)
+    # 0/1 against 0/0 for an indel: each spanning read that shows none halves it
+    indel = spanning[:-1].astype(np.float64) * (10 * np.log10(2))
+    het = np.minimum((phred[:, 1] - phred[:, 0]) / _SCALE, indel)
+    hom = np.minimum((phred[:, 2] - phred[:, 0]) / _SCALE, 10 * indel)
+    gq = np.clip(np.minimum(het, hom), 0, 99).astype(np.int64)
+    depth = evidence.fragments[low:high].astype(np.int64)
+    band = np.searchsorted(np.asarray(bands), gq, side="right")
+    free = np.ones(high - low, np.bool_)
+    for a, b in covered:
+        free[max(0, a - start) : max(0, min(stop, b) - start)] = False
+    change = np.flatnonzero((np.diff(band) != 0) | (np.diff(free.astype(np.int8)) != 0)) + 1
+    begins = np.concatenate([[0], change])
+    ends = np.concatenate([change, [high - low]])
+    lows = [np.minimum.reduceat(np.maximum(0, x), begins) for x in (het, hom, gq, depth)]
+    blocks = []
+    for k in np.flatnonzero(free[begins]).tolist():
+        b, e = int(begins[k]), int(ends[k])
+        pl = (0, min(_MAX_PL, int(lows[0][k])), min(_MAX_PL, int(lows[1][k])))
+        letter = chr(LETTERS[ref[low + b]])
+        blocks.append(_block(contig, start + b, start + e, letter, int(lows[2][k]), int(lows[3][k]), pl))
+    return blocks
+
+
+def _block(
+    contig: str, start: int, stop: int, letter: str, gq: int, depth: int, pl: tuple[int, ...]
+) -> VcfRecord:
+    genotype = {"GT": "0/0", "DP": depth, "GQ": gq, "MIN_DP": depth, "PL": pl}
+    return VcfRecord(contig, start, letter, (NON_REF,), None, ".", {"END": stop}, genotype)
+
+
+def join_reference_blocks(blocks: Sequence[VcfRecord], bands: Sequence[int]) -> list[VcfRecord]:
+    """Merge neighbouring blocks of one GQ band, as if their chunks had been one.
+
+    All numbers of a block are minima, so that merging loses nothing. Blocks must be in file order.
+    """
+    joined: list[VcfRecord] = []
+    limits = np.asarray(bands)
+    for block in blocks:
+        if joined:
+            last = joined[-1]
+            same_band = np.searchsorted(limits, last.genotype["GQ"], side="right") == np.searchsorted(
+                limits, block.genotype["GQ"], side="right"
+            )
+            if last.contig == block.contig and last.stop == block.start and same_band:
+                a, b = last.genotype, block.genotype
+                pl = tuple(min(x, y) for x, y in zip(a["PL"], b["PL"]))
+                joined[-1] = _block(
+                    last.contig, last.start, block.stop, last.ref, min(a["GQ"], b["GQ"]), min(a["DP"], b["DP"]), pl
+                )
+                continue
+        joined.append(block)
+    return joined
