@@ -24,8 +24,6 @@ from megabolt.errors import InputFormatError
 from megabolt.formats.bases import CODE_OF_ASCII, N
 from megabolt.formats.inflate import InputStream
 
-_equal_mask: Any = equal_mask64
-
 #: Reference names that SAM allows (specification 1.2.1).
 _NAME = re.compile(rb"[0-9A-Za-z!#$%&+./:;?@^_|~-][0-9A-Za-z!#$%&*+./:;=?@^_|~-]*\Z")
 _LONGEST_CONTIG = (1 << 31) - 1  # SAM's limit
@@ -187,7 +185,7 @@ def _find_headers(data: Any, size: Any, headers: Any) -> Any:
     n, line, at_line_start, open_header = 0, 1, True, False
     block = 0
     while block < size:
-        mask = _equal_mask(data, block, np.uint8(10))
+        mask = equal_mask64(data, block, np.uint8(10))
         if block == 0 or open_header or at_line_start or mask != U(0):
             for i in range(block, min(block + 64, size)):
                 c = data[U(i)]
