@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory for packed records: a reserved range of addresses, handed out in slabs and given back to the system.
+
+Fresh memory costs more than what is written into it (a page fault per 4 kB), so the arena asks for huge pages
+and `BufferPool` keeps large buffers for the next user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import sys
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabolt.compute.bits import PADDING
+from megabolt.errors import ResourceError
+
+#: Bytes of a slab: a whole number of pages of every usual size (4, 16, 64 kB).
+SLAB_BYTES = 1 << 18
+#: Linux: do not set swap aside for what is only reserved. Python names it from 3.13 on.
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+
+
+def reserve(n_bytes: int) -> tuple[mmap.mmap, NDArray[np.uint8]]:
+    """A zeroed range of memory that takes room only where it is written, in huge pages where possible.
+
+    Raises
+    ------
+    ResourceError
+        The system refuses to reserve so much.
+    """
+    try:
+        area = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    except (OSError, ValueError) as error:
+        raise ResourceError(
+            f"the system does not grant {n_bytes / 1e9:.1f} GB of memory ({error})",
+            "Lower --memory, or raise the limit on virtual memory (ulimit -v).",
+        ) from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel built without huge pages: slower, not wrong
+            area.madvise(mmap.MADV_HUGEPAGE)
+    return area, np.frombuffer(area, np.uint8)
+
+
+class Arena:
+    """Slabs of one reserved range; safe for one caller at a time.
+
+    Parameters
+    ----------
+    budget
+        Bytes that slabs may take in all, at least one slab.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.n_slabs = max(1, budget // SLAB_BYTES)
+        self._area, self.data = reserve(self.n_slabs * SLAB_BYTES + PADDING)
+        self._next = 0
+        self._free: list[int] = []
+
+    @property
+    def used(self) -> int:
+        """Bytes in slabs that are taken."""
+        return (self._next - len(self._free)) * SLAB_BYTES
+
+    def take(self) -> int | None:
+        """Start of a slab in `data`, or None when the budget is spent."""
+        if self._free:
+            return self._free.pop()
+        if self._next == self.n_slabs:
+            return None
+        self._next += 1
+        return (self._next - 1) * SLAB_BYTES
+
+    def release(self, starts: list[int]) -> None:
+        """Take slabs back; their memory goes to the system."""
+        self._free.extend(starts)
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for first, last in _runs(sorted(starts)):
+                self._area.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def _runs(starts: list[int]) -> list[tuple[int, int]]:
+    """Adjacent slabs joined."""
+    runs: list[tuple[int, int]] = []
+    for start in starts:
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], start + SLAB_BYTES)
+        else:
+            runs.append((start, start + SLAB_BYTES))
+    return runs
+
+
+class BufferPool:
+    """Large byte buffers that are used again; safe for threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self, n_bytes: int) -> NDArray[np.uint8]:
+        """A buffer of at least `n_bytes` and PADDING more; its content is arbitrary."""
+        size = n_bytes + PADDING
+        with self._lock:
+            fitting = [buffer for buffer in self._free if len(buffer) >= size]
+            if fitting:
+                buffer = min(fitting, key=len)
+                self._free = [other for other in self._free if other is not buffer]
+                return buffer
+            if self._free:  # too small for this one: let it go rather than keep both
+                self._drop_smallest()
+        return np.empty(size + size // 8, np.uint8)
+
+    def _drop_smallest(self) -> None:
+        smallest = min(range(len(self._free)), key=lambda k: len(self._free[k]))
+        del self._free[smallest]
+
+    def give_back(self, buffer: NDArray[np.uint8]) -> None:
+        """Keep a buffer for the next user."""
+        with self._lock:
+            self._free.append(buffer)
