@@ -60,7 +60,7 @@ LANES_F32 = REGISTER_BITS // 32
 _HAS_FMA = "fma" in _FEATURES or platform.machine().lower() in ("arm64", "aarch64")
 
 
-class Vector(types.Type):
+class Vector(types.Type):  # type: ignore[misc]
     """Numba type of a SIMD value: `lanes` numbers of one element type, or (boolean) a mask."""
 
     def __init__(self, element: Any, lanes: int) -> None:

@@ -106,10 +106,10 @@ def align_arrays(
 def _pack_lane(
     query: NDArray[np.uint8],
     target: NDArray[np.uint8],
-    shift: int,
-    n_rows: int,
-    n_places: int,
-    lane: int,
+    shift: Any,
+    n_rows: Any,
+    n_places: Any,
+    lane: Any,
     Q: NDArray[np.int16],
     T: NDArray[np.int16],
 ) -> None:
@@ -139,8 +139,8 @@ def _pack_lane(
 
 @kernel("int64(uint8[::1], uint8[::1], int64, int64, int16[::1])")
 def _pair_score(
-    query: NDArray[np.uint8], target: NDArray[np.uint8], i: int, offset: int, scores: NDArray[np.int16]
-) -> int:
+    query: NDArray[np.uint8], target: NDArray[np.uint8], i: Any, offset: Any, scores: NDArray[np.int16]
+) -> Any:
     """s of query base i (from 1) and target base i + offset."""
     base = query[U(i - 1)]
     same = base == target[U(i - 1 + offset)] and base < 4
@@ -149,8 +149,8 @@ def _pair_score(
 
 @kernel("UniTuple(int64, 2)(int16[::1], int64, int64, int64, int64, int64, int64, int64)")
 def _gap_to(
-    H: NDArray[np.int16], row_size: int, cell: int, i: int, k: int, band: int, opening: int, extend: int
-) -> tuple[int, int]:
+    H: NDArray[np.int16], row_size: Any, cell: Any, i: Any, k: Any, band: Any, opening: Any, extend: Any
+) -> Any:
     """The gap, deletions first and shortest first, that made H of a cell which M did not make."""
     h = np.int64(H[U(cell)])
     for length in range(1, k + 1):
@@ -169,14 +169,14 @@ def _gap_to(
 def _trace_lane(
     query: NDArray[np.uint8],
     target: NDArray[np.uint8],
-    diagonal: int,
-    band: int,
+    diagonal: Any,
+    band: Any,
     scores: NDArray[np.int16],
     H: NDArray[np.int16],
-    row_size: int,
-    lane: int,
-    best: int,
-    best_row: int,
+    row_size: Any,
+    lane: Any,
+    best: Any,
+    best_row: Any,
     ends: NDArray[np.int32],
     cigar: NDArray[np.uint32],
 ) -> None:
@@ -269,7 +269,7 @@ def _align(
     target: NDArray[np.uint8],
     target_offsets: NDArray[np.int64],
     diagonal: NDArray[np.int32],
-    band: int,
+    band: Any,
     scores: NDArray[np.int16],
     order: NDArray[np.int64],
     H: NDArray[np.int16],
@@ -293,7 +293,7 @@ def _align(
         store(H, k * W, forbidden)  # row 0
     n_jobs = len(order)
     for first in range(0, n_jobs, W):
-        n_lanes = min(W, n_jobs - first)
+        n_lanes: Any = min(W, n_jobs - first)
         n_rows = query_offsets[order[first + n_lanes - 1] + 1] - query_offsets[order[first + n_lanes - 1]]
         for lane in range(W):
             if lane < n_lanes:
@@ -302,7 +302,7 @@ def _align(
                 n, m = query_offsets[job + 1] - query_start, target_offsets[job + 1] - target_start
                 shift = np.int64(diagonal[job]) - band  # x = i + k sees target base x + shift
             else:  # a spare lane: nothing but forbidden cells
-                query_start = target_start = n = m = shift = 0
+                query_start = target_start = n = m = shift = np.int64(0)
             lanes[U(lane)] = n
             _pack_lane(query[query_start : query_start + n], target[target_start : target_start + m], shift,
                        n_rows, n_rows + n_cells, lane, Q, T)  # fmt: skip

@@ -9,7 +9,7 @@ Measured on one core (150-base reads, 250-base haplotypes): see `benchmarks/kern
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,9 +67,8 @@ def log10_likelihood_arrays(
         return np.empty(0)
     read_length = np.diff(read_offsets)
     key = (pairs[:, 1].astype(np.int64) << 10) + read_length[pairs[:, 0]]
-    order = np.argsort(
-        key, kind="stable"
-    )  # lanes of a group share the haplotype and end at about the same row
+    # Lanes of a group share the haplotype and end at about the same row.
+    order = np.argsort(key, kind="stable")
     m_max = int(np.diff(hap_offsets).max())
     states = aligned_empty(3 * m_max * W, np.float32)
     constants = np.empty(6 * m_max, np.float32)
@@ -109,16 +108,14 @@ def _forward(
 ) -> None:
     """Scaled sums of all pairs. i over read, j over haplotype, n and m their lengths, both from 0 here.
 
-    states: M, I and I + D of row i-1 (overwritten by row i or i+1), each m x W; constants: see below.
+    states: [m, 3, W], row i-1, overwritten by row i or i+1: M, I, and I + D: all that (1) needs of D.
+    constants: [m, 6]: 1 - 2 g(j), 1 - x(j), g(j), x(j), g(j+1), x(j+1). One array each, not nine, because the
+    inner loop has no registers left for more addresses.
     """
     old_state = flush_denormals()
-    stride = len(states) // 3
-    M, I, G = states[:stride], states[stride : 2 * stride], states[2 * stride :]
-    m_max = len(constants) // 6
-    stay, leave = constants[:m_max], constants[m_max : 2 * m_max]  # 1 - 2 g(j), 1 - x(j)
-    g, x = constants[2 * m_max : 3 * m_max], constants[3 * m_max : 4 * m_max]
-    g_next, x_next = constants[4 * m_max : 5 * m_max], constants[5 * m_max :]  # g(j+1), x(j+1)
-    code_row = np.empty(m_max, np.int64)  # where the prior of haplotype base j starts in `prior`
+    code_row = np.empty(
+        len(constants) // 6, np.int64
+    )  # where the prior of haplotype base j starts in `prior`
     prior = np.empty(2 * N_CODES * W, np.float32)  # of two read bases, by haplotype code
     start = np.empty(W, np.int64)
     length = np.empty(W, np.int64)
@@ -126,8 +123,8 @@ def _forward(
     zero = splat_f32(np.float32(0))
     n_pairs = len(order)
     current_hap = -1
-    m = 0
-    first = 0
+    m: Any = 0
+    first: Any = 0
     while first < n_pairs:
         hap = pairs[order[first], 1]
         if hap != current_hap:
@@ -136,10 +133,10 @@ def _forward(
             m = hap_offsets[hap + 1] - hap_start
             for j in range(m):
                 here, after = hap_start + j, hap_start + min(j + 1, m - 1)
-                g[j], x[j] = gap_open[here], gap_extend[here]
-                stay[j] = np.float32(1) - np.float32(2) * g[j]
-                leave[j] = np.float32(1) - x[j]
-                g_next[j], x_next[j] = gap_open[after], gap_extend[after]
+                constants[6 * j] = np.float32(1) - np.float32(2) * gap_open[here]
+                constants[6 * j + 1] = np.float32(1) - gap_extend[here]
+                constants[6 * j + 2], constants[6 * j + 3] = gap_open[here], gap_extend[here]
+                constants[6 * j + 4], constants[6 * j + 5] = gap_open[after], gap_extend[after]
                 code_row[j] = haps[here] * W
         n_lanes = 1
         while n_lanes < W and first + n_lanes < n_pairs and pairs[order[first + n_lanes], 1] == hap:
@@ -157,9 +154,8 @@ def _forward(
             while row < ends:
                 rows = 2 if row > 0 and row + 2 <= ends else 1
                 for r in range(rows):
-                    for lane in range(
-                        W
-                    ):  # a lane that has ended repeats its last base: harmless, and in bounds
+                    for lane in range(W):
+                        # A lane that has ended repeats its last base: harmless, and in bounds.
                         at = U(start[lane] + min(row + r, length[lane] - 1))
                         base, quality = reads[at], qualities[at]
                         right = priors[U(256) + U(quality)]
@@ -174,50 +170,49 @@ def _forward(
                     m_left = d_left = gap_left = zero  # row i, column j-1
                     m_left2 = d_left2 = zero  # row i+1, column j-1
                     for j in range(m):
-                        o = j * W
+                        o, c = 3 * W * j, 6 * j
                         code = code_row[U(j)]
-                        stay_j, leave_j = broadcast_f32(stay, j), broadcast_f32(leave, j)
-                        g_j, x_j = broadcast_f32(g, j), broadcast_f32(x, j)
-                        g_j1, x_j1 = broadcast_f32(g_next, j), broadcast_f32(x_next, j)
-                        m_up, i_up, gap_up = load_f32(M, o), load_f32(I, o), load_f32(G, o)
-                        m_i = load_f32(prior, code) * fma(stay_j, m_diagonal, leave_j * gap_diagonal)  # (1)
-                        i_i = fma(x_j1, i_up, g_j1 * m_up)  # (2)
-                        d_i = fma(x_j, d_left, g_j * m_left)  # (3)
-                        m_i2 = load_f32(prior, code + N_CODES * W) * fma(
-                            stay_j, m_left, leave_j * gap_left
-                        )  # (1)
-                        i_i2 = fma(x_j1, i_i, g_j1 * m_i)  # (2)
-                        d_i2 = fma(x_j, d_left2, g_j * m_left2)  # (3)
-                        store(M, o, m_i2)
-                        store(I, o, i_i2)
-                        store(G, o, i_i2 + d_i2)
-                        m_diagonal, gap_diagonal = m_up, gap_up
+                        stay, leave = broadcast_f32(constants, c), broadcast_f32(constants, c + 1)
+                        g, x = broadcast_f32(constants, c + 2), broadcast_f32(constants, c + 3)
+                        g_next, x_next = broadcast_f32(constants, c + 4), broadcast_f32(constants, c + 5)
+                        m_up, i_up = load_f32(states, o), load_f32(states, o + W)
+                        prior_i, prior_i2 = load_f32(prior, code), load_f32(prior, code + N_CODES * W)
+                        m_i = prior_i * fma(stay, m_diagonal, leave * gap_diagonal)  # (1)
+                        i_i = fma(x_next, i_up, g_next * m_up)  # (2)
+                        d_i = fma(x, d_left, g * m_left)  # (3)
+                        m_i2 = prior_i2 * fma(stay, m_left, leave * gap_left)  # (1)
+                        i_i2 = fma(x_next, i_i, g_next * m_i)  # (2)
+                        d_i2 = fma(x, d_left2, g * m_left2)  # (3)
+                        m_diagonal, gap_diagonal = m_up, load_f32(states, o + 2 * W)
                         m_left, d_left, gap_left = m_i, d_i, i_i + d_i
                         m_left2, d_left2 = m_i2, d_i2
+                        store(states, o, m_i2)
+                        store(states, o + W, i_i2)
+                        store(states, o + 2 * W, i_i2 + d_i2)
                 else:
-                    m_diagonal = gap_diagonal = zero
-                    m_left = d_left = zero
+                    m_diagonal = gap_diagonal = m_left = d_left = zero
                     begin = splat_f32(SCALE / np.float32(m))
                     for j in range(m):
-                        o = j * W
-                        prior_j = load_f32(prior, code_row[U(j)])
-                        m_i, i_i = prior_j * begin, zero
+                        o, c = 3 * W * j, 6 * j
+                        prior_i = load_f32(prior, code_row[U(j)])
+                        m_i, i_i = prior_i * begin, zero
                         if row > 0:
-                            m_up, i_up, gap_up = load_f32(M, o), load_f32(I, o), load_f32(G, o)
-                            m_i = prior_j * fma(
-                                broadcast_f32(stay, j), m_diagonal, broadcast_f32(leave, j) * gap_diagonal
-                            )  # (1)
-                            i_i = fma(broadcast_f32(x_next, j), i_up, broadcast_f32(g_next, j) * m_up)  # (2)
-                            m_diagonal, gap_diagonal = m_up, gap_up
-                        d_left = fma(broadcast_f32(x, j), d_left, broadcast_f32(g, j) * m_left)  # (3)
+                            stay, leave = broadcast_f32(constants, c), broadcast_f32(constants, c + 1)
+                            g_next, x_next = broadcast_f32(constants, c + 4), broadcast_f32(constants, c + 5)
+                            m_up, i_up = load_f32(states, o), load_f32(states, o + W)
+                            m_i = prior_i * fma(stay, m_diagonal, leave * gap_diagonal)  # (1)
+                            i_i = fma(x_next, i_up, g_next * m_up)  # (2)
+                            m_diagonal, gap_diagonal = m_up, load_f32(states, o + 2 * W)
+                        g, x = broadcast_f32(constants, c + 2), broadcast_f32(constants, c + 3)
+                        d_left = fma(x, d_left, g * m_left)  # (3)
                         m_left = m_i
-                        store(M, o, m_i)
-                        store(I, o, i_i)
-                        store(G, o, i_i + d_left)
+                        store(states, o, m_i)
+                        store(states, o + W, i_i)
+                        store(states, o + 2 * W, i_i + d_left)
                 row += rows
             total = zero
             for j in range(m):
-                total = total + (load_f32(M, j * W) + load_f32(I, j * W))  # (4)
+                total = total + (load_f32(states, 3 * W * j) + load_f32(states, 3 * W * j + W))  # (4)
             store(lane_sum, 0, total)
             while next_lane < n_lanes and length[next_lane] == row:
                 sums[order[first + next_lane]] = lane_sum[next_lane]
