@@ -50,10 +50,10 @@ def availability(backend: Backend) -> Availability:
         from megabolt.compute.simd import REGISTER_BITS
 
         return Availability(backend, True, f"this processor, {REGISTER_BITS}-bit vectors")
-    from megabolt.compute import device  # imports the vendor's library only when asked
+    from megabolt.compute.device import open_device  # imports the vendor's library only when asked
 
     try:
-        found = device.open_device(backend)
+        found = open_device(backend)
     except BackendUnavailable as error:
         return Availability(backend, False, error.why)
     return Availability(backend, True, found.name, found.accelerator)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megabolt.compute.backend import Backend, require
-from megabolt.compute.banded_affine import numba_cpu, reference
+from megabolt.compute.banded_affine import launch, numba_cpu, reference
 from megabolt.errors import UsageError
 
 MAX_QUERY = 512
@@ -150,6 +151,8 @@ def empty_result(n: int) -> AffineResult:
 _IMPLEMENTATIONS: dict[Backend, Callable[[AffineJobs, AffineScores], AffineResult]] = {
     Backend.REFERENCE: reference.align,
     Backend.NUMBA: numba_cpu.align,
+    Backend.OPENCL: partial(launch.align, backend=Backend.OPENCL),
+    Backend.CUDA: partial(launch.align, backend=Backend.CUDA),
 }
 
 

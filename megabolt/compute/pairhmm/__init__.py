@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megabolt.compute.backend import Backend, require
-from megabolt.compute.pairhmm import numba_cpu, reference
+from megabolt.compute.pairhmm import launch, numba_cpu, reference
 from megabolt.errors import UsageError
 
 MAX_READ = 512
@@ -102,6 +103,8 @@ def _check_offsets(offsets: NDArray[np.int64], total: int, longest: int, what: s
 _IMPLEMENTATIONS: dict[Backend, Callable[[PairHmmBatch], NDArray[np.float64]]] = {
     Backend.REFERENCE: reference.log10_likelihood,
     Backend.NUMBA: numba_cpu.log10_likelihood,
+    Backend.OPENCL: partial(launch.log10_likelihood, backend=Backend.OPENCL),
+    Backend.CUDA: partial(launch.log10_likelihood, backend=Backend.CUDA),
 }
 
 

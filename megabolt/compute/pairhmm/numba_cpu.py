@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megabolt.compute.jit import kernel
-from megabolt.compute.pairhmm.rescue import P_WRONG, SCALE, SMALLEST_SUM, log10_of_sums, recompute
+from megabolt.compute.pairhmm.rescue import P_WRONG, PRIORS, SCALE, SMALLEST_SUM, log10_of_sums, recompute
 from megabolt.compute.simd import (
     LANES_F32,
     aligned_empty,
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 W = LANES_F32
 U = np.uint64
 N_CODES = 5
-#: P(wrong) and then 1 - P(wrong) of each quality, divided as the prior needs them.
-_PRIORS = np.concatenate([P_WRONG / 3.0, 1.0 - P_WRONG]).astype(np.float32)
 
 
 def log10_likelihood(batch: PairHmmBatch) -> NDArray[np.float64]:
@@ -75,7 +73,7 @@ def log10_likelihood_arrays(
     sums = np.empty(len(pairs), np.float32)
     _forward(
         reads, qualities, read_offsets, haps, gap_open, gap_extend, hap_offsets, pairs,
-        order, _PRIORS, states, constants, sums,
+        order, PRIORS, states, constants, sums,
     )  # fmt: skip
     log10_p = log10_of_sums(sums)
     lost = np.flatnonzero(sums < SMALLEST_SUM)
@@ -160,11 +158,11 @@ def _forward(
                         base, quality = reads[at], qualities[at]
                         right = priors[U(256) + U(quality)]
                         wrong = right if base > 3 else priors[U(quality)]
-                        o = U(r * N_CODES * W + lane)
+                        slot = U(r * N_CODES * W + lane)
                         for code in range(4):
-                            prior[o + U(code * W)] = wrong
-                        prior[o + U(4 * W)] = right
-                        prior[o + U(base) * U(W)] = right
+                            prior[slot + U(code * W)] = wrong
+                        prior[slot + U(4 * W)] = right
+                        prior[slot + U(base) * U(W)] = right
                 if rows == 2:
                     m_diagonal = gap_diagonal = zero  # row i-1, column j-1
                     m_left = d_left = gap_left = zero  # row i, column j-1

@@ -23,6 +23,8 @@ SMALLEST_SUM = np.float32(1e-28)
 
 #: P(wrong) of each Phred quality; beyond 0.75 a base would be evidence against what it says.
 P_WRONG: NDArray[np.float64] = np.minimum(10.0 ** (-np.arange(256) / 10.0), 0.75)
+#: float32 [512]: the prior of a base that disagrees, P(wrong) / 3, of each quality; then of one that agrees.
+PRIORS: NDArray[np.float32] = np.concatenate([P_WRONG / 3.0, 1.0 - P_WRONG]).astype(np.float32)
 
 
 def log10_of_sums(sums: NDArray[np.float32]) -> NDArray[np.float64]:
