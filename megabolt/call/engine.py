@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from megabolt.call.candidates import Candidates, find_candidates
 from megabolt.call.emit import EmitContext, pileup_records, window_records
-from megabolt.call.evidence import Evidence, collect_evidence
+from megabolt.call.evidence import SNP, Evidence, collect_evidence
 from megabolt.call.genotype import genotype_windows
 from megabolt.call.haplotypes import enumerate_haplotypes, reads_of_windows
 from megabolt.call.isolated import SnpCalls, pileup_snps
@@ -39,6 +39,8 @@ from megabolt.formats.vcf import VcfRecord
 MARGIN = 2048
 #: Windows that begin this far before a gVCF chunk may still cover its first bases with a record.
 _LOOK_BACK = 900
+#: However unstable a repeat is, an indel in it is not taken for granted.
+MAX_INDEL_PRIOR = 0.02
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,11 @@ class CallOptions:
         Bases around a window that its reads keep; the second is the limit when edges leave tandem repeats.
     max_reads
         Reads of one window; beyond it a fixed sample of the templates is taken.
-    snp_prior, indel_prior, further_prior
-        P(a haplotype differs so from the reference); of each further event of one haplotype in a window.
+    snp_prior, indel_prior, further_prior, same_site_prior
+        P(a copy differs so from the reference); of each further event in a window; of a second allele of an indel
+        site.
+    repeat_prior
+        Repeat units and the factor by which the indel prior grows with them, interpolated.
     min_qual
         Calls below are not written.
     low_qual
@@ -89,6 +94,8 @@ class CallOptions:
     snp_prior: float = 1e-3
     indel_prior: float = 1e-4
     further_prior: float = 1e-2
+    same_site_prior: float = 1e-1
+    repeat_prior: tuple[tuple[int, ...], tuple[int, ...]] = ((3, 4, 7, 8, 13, 14), (1, 10, 10, 50, 50, 150))
     min_qual: float = 3.0
     low_qual: float = 20.0
     gq_bands: tuple[int, ...] = (0, 5, 10, 20, 30, 40, 50, 60, 99)
@@ -121,6 +128,7 @@ class _Chunk:
     n_ref: int
     ref: NDArray[np.uint8]
     tract: NDArray[np.int32]
+    period: NDArray[np.uint8]
     reads: Reads
     evidence: Evidence
     candidates: Candidates
@@ -212,7 +220,7 @@ def _prepare(
         candidates, ref, n_ref, origin, evidence.depth, evidence.clips, tract,
         gap=options.window_gap, max_width=options.max_window, pad=options.pad, max_pad=options.max_pad,
     )  # fmt: skip
-    return _Chunk(contig, start, stop, origin, n_ref, ref, tract, reads, evidence, candidates, windows)
+    return _Chunk(contig, start, stop, origin, n_ref, ref, tract, period, reads, evidence, candidates, windows)
 
 
 def _windows_to_call(chunk: _Chunk, options: CallOptions, gvcf: bool) -> NDArray[np.int64]:
@@ -244,7 +252,8 @@ def _call_complex(
     )
     genotypes = genotype_windows(
         chunk.windows, which, chunk.candidates, chunk.reads, haplotypes, likelihoods,
-        snp_prior=options.snp_prior, indel_prior=options.indel_prior, further_prior=options.further_prior,
+        log10_event=_log10_event_priors(chunk, options), further_prior=options.further_prior,
+        same_site_prior=options.same_site_prior,
     )  # fmt: skip
     called = []
     for k in np.flatnonzero((genotypes.n_haps > 0) & (genotypes.best.max(axis=1) > 0)).tolist():
@@ -258,6 +267,17 @@ def _call_complex(
         "read_haplotype_pairs": len(likelihoods.log10),
     }
     return called, stats
+
+
+def _log10_event_priors(chunk: _Chunk, options: CallOptions) -> NDArray[np.float64]:
+    """log10 prior of each candidate: the indel prior grows with the repeat that the indel lengthens or shortens."""
+    candidates = chunk.candidates
+    place = np.minimum(candidates.start, chunk.n_ref - 1)
+    period = np.maximum(1, chunk.period[place].astype(np.int64))
+    units = np.where(candidates.length % period == 0, chunk.tract[place] // period, 0)
+    factor = np.interp(units, *options.repeat_prior)
+    indel = np.minimum(np.log10(options.indel_prior * factor), np.log10(MAX_INDEL_PRIOR))
+    return np.where(candidates.kind == SNP, np.log10(options.snp_prior), indel)
 
 
 def _blocks(

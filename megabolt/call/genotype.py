@@ -57,23 +57,41 @@ class Genotypes:
     mapq: NDArray[np.float64]
 
 
-@kernel("float64(uint64, int64[::1], uint8[::1], float64, float64, float64)")
-def _log10_prior(
-    mask: int, members: NDArray[np.int64], kinds: NDArray[np.uint8], snp: float, indel: float, further: float
+@kernel("float64(uint64, uint64, int64[::1], int64[::1], uint8[::1], float64[::1], float64, float64)")
+def _log10_pair_prior(
+    a: int,
+    b: int,
+    members: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    kinds: NDArray[np.uint8],
+    log10_event: NDArray[np.float64],
+    further: float,
+    same_site: float,
 ) -> float:
-    """The rarest event pays its own prior, each further one on the same haplotype the smaller `further`."""
-    lowest = 0.0
-    n = 0
+    """log10 prior of two haplotypes, from the events that either of them carries.
+
+    The rarest event pays its own prior, each further one the smaller `further`: variants come together, in old
+    haplotypes and in unstable places. A second allele of one indel site pays only `same_site`: repeats that vary
+    at all have many alleles. Two equal copies are half as likely as one.
+    """
+    union = U(a) | U(b)
+    if union == U(0):
+        return 0.0
+    lowest, total = 0.0, 0.0
+    last_start = np.int64(-1)
     for k in range(len(members)):
-        if (U(mask) >> U(k)) & U(1):
-            lowest = min(lowest, snp if kinds[members[k]] == 0 else indel)
-            n += 1
-    return lowest + (n - 1) * further if n else 0.0
+        if (union >> U(k)) & U(1):
+            c = members[k]
+            lowest = min(lowest, log10_event[c])
+            repeated = kinds[c] != 0 and starts[c] == last_start
+            total += same_site if repeated else further
+            last_start = starts[c] if kinds[c] != 0 else np.int64(-1)
+    return lowest + total - further - (0.3010299956639812 if U(a) == U(b) else 0.0)
 
 
 @kernel(
-    "void(int64[::1], int64[::1], int64[::1], uint8[::1], int64[::1], uint64[::1], int64[::1], int32[::1], int64[::1],"
-    " float64[::1], uint8[::1], uint16[::1], int32[::1], float64, float64, float64, int64,"
+    "void(int64[::1], int64[::1], int64[::1], int64[::1], uint8[::1], float64[::1], int64[::1], uint64[::1],"
+    " int64[::1], int32[::1], int64[::1], float64[::1], uint8[::1], uint16[::1], int32[::1], float64, float64, int64,"
     " int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1], int8[::1], int64[::1],"
     " float64[::1], int64[:, ::1], float64[::1])"
 )
@@ -81,7 +99,9 @@ def _genotype(
     which: NDArray[np.int64],
     member_offset: NDArray[np.int64],
     member: NDArray[np.int64],
+    starts: NDArray[np.int64],
     kinds: NDArray[np.uint8],
+    log10_event: NDArray[np.float64],
     hap_offset: NDArray[np.int64],
     hap_mask: NDArray[np.uint64],
     read_offset: NDArray[np.int64],
@@ -91,9 +111,8 @@ def _genotype(
     mapq: NDArray[np.uint8],
     flag: NDArray[np.uint16],
     mate: NDArray[np.int32],
-    snp: float,
-    indel: float,
     further: float,
+    same_site: float,
     max_paired: int,
     out_n_haps: NDArray[np.int64],
     out_n_fragments: NDArray[np.int64],
@@ -170,10 +189,8 @@ def _genotype(
         n = len(chosen)
         out_n_haps[k] = n
         out_n_fragments[k] = n_rows
-        prior = np.empty(n, np.float64)
         for h in range(n):
             out_hap[hap_at + h] = hap_offset[k] + chosen[h]
-            prior[h] = _log10_prior(hap_mask[hap_offset[k] + chosen[h]], members, kinds, snp, indel, further)
         table = np.empty((n, n_rows), np.float64)
         for row in range(n_rows):
             for h in range(n):
@@ -182,11 +199,13 @@ def _genotype(
         best_pair = -1e300
         for a in range(n):
             for b in range(a, n):
-                s = 0.0
+                s = _log10_pair_prior(
+                    hap_mask[hap_offset[k] + chosen[a]], hap_mask[hap_offset[k] + chosen[b]], members, starts, kinds,
+                    log10_event, further, same_site,
+                )  # fmt: skip
                 if a == b:
                     for row in range(n_rows):
                         s += table[a, row]
-                    s += prior[a] - (0.3010299956639812 if a else 0.0)
                 else:
                     product = 1.0
                     for row in range(n_rows):
@@ -198,7 +217,7 @@ def _genotype(
                         if row & 511 == 511:
                             s += np.log10(product)
                             product = 1.0
-                    s += np.log10(product) + prior[a] + prior[b]  # (3)
+                    s += np.log10(product)  # (3)
                 out_pairs[pair_at + a * n + b] = s
                 out_pairs[pair_at + b * n + a] = -1e300 if a != b else s
                 if s > best_pair:
@@ -218,16 +237,18 @@ def genotype_windows(
     haplotypes: Haplotypes,
     likelihoods: Likelihoods,
     *,
-    snp_prior: float,
-    indel_prior: float,
+    log10_event: NDArray[np.float64],
     further_prior: float,
+    same_site_prior: float,
 ) -> Genotypes:
     """Posterior of haplotype pairs for the windows numbered `which`.
 
     Parameters
     ----------
-    snp_prior, indel_prior, further_prior
-        P(a haplotype differs from the reference by such an event); of each further event beside the first.
+    log10_event
+        float64 [n_candidates], log10 P(one of the two copies carries the event).
+    further_prior, same_site_prior
+        P(a further event in the window); P(a second allele of the same indel site).
     """
     n = len(which)
     n_haps_all = np.diff(haplotypes.offset)
@@ -248,10 +269,10 @@ def genotype_windows(
         mapq=np.zeros(n),
     )
     _genotype(
-        which, windows.candidate_offset, windows.candidate, candidates.kind, haplotypes.offset, haplotypes.mask,
+        which, windows.candidate_offset, windows.candidate, candidates.start, candidates.kind, log10_event,
+        haplotypes.offset, haplotypes.mask,
         likelihoods.read_offset, likelihoods.read, likelihoods.offset, likelihoods.log10, reads.mapq, reads.flag,
-        reads.mate, float(np.log10(snp_prior)), float(np.log10(indel_prior)), float(np.log10(further_prior)),
-        MAX_PAIRED, result.n_haps, result.n_fragments, result.hap_offset, result.hap, result.fragment_offset,
+        reads.mate, float(np.log10(further_prior)), float(np.log10(same_site_prior)), MAX_PAIRED, result.n_haps, result.n_fragments, result.hap_offset, result.hap, result.fragment_offset,
         result.fragments, result.row_offset, result.strand, result.pair_offset, result.pairs, result.best,
         result.mapq,
     )  # fmt: skip
