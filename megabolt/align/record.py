@@ -297,10 +297,7 @@ def _load_codes(text: NDArray[np.uint8], start: Any, length: Any, codes: NDArray
             letter = source[k]
             upper = np.uint8(letter & np.uint8(0xDF))
             known = (
-                (upper == np.uint8(65))
-                | (upper == np.uint8(67))
-                | (upper == np.uint8(71))
-                | (upper == np.uint8(84))
+                (upper == np.uint8(65)) | (upper == np.uint8(67)) | (upper == np.uint8(71)) | (upper == np.uint8(84))
             )
             code = np.uint8(np.uint8(letter >> np.uint8(1)) ^ np.uint8(letter >> np.uint8(2))) & np.uint8(3)
             target[k] = np.uint8(code) if known else np.uint8(4)
@@ -398,9 +395,7 @@ def _unknown_bases(
 
 
 @kernel("uint8(uint64[::1], int64, int64[:, ::1], int64)")
-def _reference_letter(
-    packed: NDArray[np.uint64], position: Any, intervals: NDArray[np.int64], interval: Any
-) -> Any:
+def _reference_letter(packed: NDArray[np.uint64], position: Any, intervals: NDArray[np.int64], interval: Any) -> Any:
     """ASCII letter of one reference base; `interval` is the first that may hold it."""
     j = interval
     while j < len(intervals) and intervals[j, 0] <= position:
@@ -554,9 +549,7 @@ def _put_md(
 
 
 @kernel("uint64(int64, int64, int64, int64, int64, int64, int64)")
-def _end_signature(
-    offset: Any, contig: Any, start: Any, span: Any, leading: Any, trailing: Any, reverse: Any
-) -> Any:
+def _end_signature(offset: Any, contig: Any, start: Any, span: Any, leading: Any, trailing: Any, reverse: Any) -> Any:
     """Unclipped 5' end of a read and its strand: see RecordChunk.signature."""
     end = start + span - 1 + trailing if reverse != 0 else start - leading
     end = max(end, np.int64(-SIGNATURE_GAP // 2))
@@ -681,9 +674,7 @@ def _build(
             offsets[r] = p
             store_u32(out, p + 4, np.uint32(place_contig & 0xFFFFFFFF))
             store_u32(out, p + 8, np.uint32(place_start & 0xFFFFFFFF))
-            store_u32(
-                out, p + 12, np.uint32((stored_name + 1) | (quality << 8) | ((bin_number & 0xFFFF) << 16))
-            )
+            store_u32(out, p + 12, np.uint32((stored_name + 1) | (quality << 8) | ((bin_number & 0xFFFF) << 16)))
             store_u32(out, p + 16, np.uint32(operations | (flag << 16)))
             store_u32(out, p + 20, np.uint32(length))
             store_u32(out, p + 24, np.uint32(next_contig & 0xFFFFFFFF))

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tier 3: banded affine alignment of reads that differ from their place by more than one base.
+
+In: placements of a batch. Out: `Alignments` with CIGAR and score. Next: `align/record.py`.
+
+A read with at most one mismatch needs no alignment: no gap and no clip can score better. All others, and the
+queued candidates of poor pairs, go through the `banded_affine` kernel in the scores bwa made the field's habit:
+match 1, mismatch 4, gap 6 + 1 a base, clip 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabolt.align.alignments import CIGAR_M, CIGAR_S, MAX_CIGAR, Alignments
+from megabolt.align.fast import (
+    CONCORDANT,
+    FAST,
+    MAPQ1,
+    MATE_COLUMNS,
+    NO_RIVAL,
+    PENALTY1,
+    PLACE1,
+    RIVAL1,
+    STATUS,
+    STRAND1,
+)
+from megabolt.align.index import Index
+from megabolt.align.seed import PackedReads
+from megabolt.align.verify import mismatches_at
+from megabolt.compute.banded_affine import AffineResult, AffineScores
+from megabolt.compute.banded_affine.numba_cpu import align_arrays
+from megabolt.compute.bits import PADDING, U
+from megabolt.compute.jit import kernel
+
+SCORES = AffineScores()
+_SCORES = SCORES.as_array()
+#: Half-widths of the band: for reads placed well, and for the poor ones (longest gap that is found).
+NEAR_BAND, WIDE_BAND = 12, 44
+#: Penalty in dB from which a read gets the wide band.
+WIDE_FROM = 100
+#: Alignments that score less are not reported, as in bwa mem (-T 30); shorter reads need four fifths of their bases.
+MIN_SCORE = 30
+#: dB that one point of score stands for: a good mismatch costs 34 dB and 5 points.
+DB_PER_POINT = 6.8
+#: Posteriors up to this are ties of two places (3.0 dB) and written as 0; larger ones than MAX_MAPQ as MAX_MAPQ.
+TIE_MAPQ, MAX_MAPQ = 3, 60
+
+
+@dataclass
+class Jobs:
+    """Queries and targets for the affine kernel, see `compute.banded_affine`.
+
+    window_start: int64 [n], place of each target's first base in the packed reference.
+    """
+
+    query: NDArray[np.uint8]
+    query_offsets: NDArray[np.int64]
+    target: NDArray[np.uint8]
+    target_offsets: NDArray[np.int64]
+    diagonal: NDArray[np.int32]
+    window_start: NDArray[np.int64]
+
+
+@kernel(
+    "void(int64[::1], int64[::1], int64, int64, uint64[::1], uint64[::1], int64[::1], int64, uint64[::1], "
+    "int64[::1], int64[::1], uint8[::1], int64[::1], uint8[::1], int64[::1], int32[::1], int64[::1])"
+)
+def _fill_jobs(
+    reads: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    n: int,
+    band: int,
+    forward: NDArray[np.uint64],
+    reverse: NDArray[np.uint64],
+    lengths: NDArray[np.int64],
+    words: int,
+    reference: NDArray[np.uint64],
+    contig_offset: NDArray[np.int64],
+    contig_stop: NDArray[np.int64],
+    query: NDArray[np.uint8],
+    query_offsets: NDArray[np.int64],
+    target: NDArray[np.uint8],
+    target_offsets: NDArray[np.int64],
+    diagonal: NDArray[np.int32],
+    window_start: NDArray[np.int64],
+) -> None:
+    """Unpack each read, oriented, and the stretch of its contig that the band covers."""
+    q, t = 0, 0
+    for x in range(n):
+        r, place = reads[x], keys[x] >> 1
+        packed = reverse if keys[x] & 1 else forward
+        length = lengths[r]
+        query_offsets[x], target_offsets[x] = q, t
+        for i in range(length):
+            query[U(q + i)] = np.uint8((packed[U(r * words + (i >> 5))] >> U((i & 31) * 2)) & U(3))
+        q += length
+        contig = np.searchsorted(contig_offset, place + (length >> 1), "right") - 1
+        start = max(place - band, contig_offset[max(contig, 0)])
+        stop = min(place + length + band, contig_stop[max(contig, 0)])
+        if stop <= start:  # the place lies in the filler between contigs: one base, nothing will align
+            start = contig_offset[max(contig, 0)]
+            stop = start + 1
+        for i in range(stop - start):
+            p = start + i
+            target[U(t + i)] = np.uint8((reference[U(p >> 5)] >> U((p & 31) * 2)) & U(3))
+        t += stop - start
+        diagonal[x] = place - start
+        window_start[x] = start
+    query_offsets[n], target_offsets[n] = q, t
+
+
+def build_jobs(
+    reads: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    band: int,
+    packed: PackedReads,
+    words: int,
+    index: Index,
+) -> Jobs:
+    """Jobs that align reads[x] around place keys[x] >> 1 on strand keys[x] & 1, within `band` diagonals."""
+    n = len(reads)
+    total = int(packed.length[reads].sum())
+    jobs = Jobs(
+        query=np.empty(total + PADDING, np.uint8),
+        query_offsets=np.empty(n + 1, np.int64),
+        target=np.empty(total + n * 2 * band + PADDING, np.uint8),
+        target_offsets=np.empty(n + 1, np.int64),
+        diagonal=np.empty(n, np.int32),
+        window_start=np.empty(n, np.int64),
+    )
+    _fill_jobs(
+        reads,
+        keys,
+        n,
+        band,
+        packed.forward,
+        packed.reverse,
+        packed.length,
+        words,
+        index.packed_reference,
+        index.contig_offset,
+        index.contig_stop,
+        jobs.query,
+        jobs.query_offsets,
+        jobs.target,
+        jobs.target_offsets,
+        jobs.diagonal,
+        jobs.window_start,
+    )
+    return jobs
+
+
+def run_jobs(jobs: Jobs, band: int) -> AffineResult:
+    """Align jobs on the CPU."""
+    return AffineResult(
+        *align_arrays(jobs.query, jobs.query_offsets, jobs.target, jobs.target_offsets, jobs.diagonal, band, _SCORES)
+    )
+
+
+def rescore(
+    reads: NDArray[np.int64], keys: NDArray[np.int64], packed: PackedReads, words: int, index: Index
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Keys and penalties (dB) of queued candidates after alignment with the wide band.
+
+    The key is that of the alignment's first base, so that two candidates on either side of one gap become one
+    place. Penalties count clips as the alignment's choice did; NO_RIVAL where nothing worth reporting aligns.
+    """
+    jobs = build_jobs(reads, keys, WIDE_BAND, packed, words, index)
+    result = run_jobs(jobs, WIDE_BAND)
+    length = packed.length[reads]
+    clips = (result.query_start > 0).astype(np.int64) + (result.query_stop < length)
+    lost = length - result.score + SCORES.clip * clips
+    penalty = np.where(result.score >= _least_score(length), np.int64(6) * lost, NO_RIVAL)
+    place = jobs.window_start + result.target_start - result.query_start
+    return (place << 1) | (keys & 1), penalty.astype(np.int64)
+
+
+def _least_score(length: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.minimum(MIN_SCORE, length * 4 // 5)
+
+
+@kernel(
+    "int64(int64[:,::1], int64, uint64[::1], uint64[::1], int64[::1], int64, uint64[::1], int64[::1], int64[::1], "
+    "uint8[::1], int32[::1], int32[::1], int32[::1], uint32[:,::1], int32[::1], int64[::1], int64[::1])"
+)
+def _finish_simple(
+    placed: NDArray[np.int64],
+    n_pairs: int,
+    forward: NDArray[np.uint64],
+    reverse: NDArray[np.uint64],
+    lengths: NDArray[np.int64],
+    words: int,
+    reference: NDArray[np.uint64],
+    contig_offset: NDArray[np.int64],
+    contig_stop: NDArray[np.int64],
+    mapped: NDArray[np.uint8],
+    contigs: NDArray[np.int32],
+    starts: NDArray[np.int32],
+    score: NDArray[np.int32],
+    cigar: NDArray[np.uint32],
+    n_cigar: NDArray[np.int32],
+    job_read: NDArray[np.int64],
+    job_key: NDArray[np.int64],
+) -> int:
+    """Finish reads with at most one mismatch inside their contig; list the others as jobs. Returns their number."""
+    n_jobs = 0
+    marks = np.empty(32, np.uint64)
+    for r in range(2 * n_pairs):
+        column = PLACE1 + (r & 1) * MATE_COLUMNS
+        place = placed[r >> 1, column]
+        mapped[r], contigs[r], starts[r], score[r], n_cigar[r] = 0, -1, -1, 0, 0
+        if place < 0:
+            continue
+        strand = placed[r >> 1, column + STRAND1 - PLACE1]
+        length = lengths[r]
+        contig = max(np.searchsorted(contig_offset, place + (length >> 1), "right") - 1, 0)
+        inside = place >= contig_offset[contig] and place + length <= contig_stop[contig]
+        n_mismatches = 99
+        if inside:
+            n_mismatches = mismatches_at(reference, place, reverse if strand else forward, r * words, length, marks)
+        if n_mismatches > 1:
+            job_read[n_jobs], job_key[n_jobs] = r, (place << 1) | strand
+            n_jobs += 1
+            continue
+        mapped[r] = 1
+        contigs[r] = contig
+        starts[r] = place - contig_offset[contig]
+        score[r] = length - 5 * n_mismatches
+        n_cigar[r] = 1
+        cigar[r, 0] = np.uint32((length << 4) | CIGAR_M)
+    return n_jobs
+
+
+@kernel(
+    "void(int64[::1], int64, int64[::1], int64[::1], int64[::1], int32[::1], int32[::1], int32[::1], int32[::1], "
+    "uint32[:,::1], int32[::1], int64[::1], uint8[::1], int32[::1], int32[::1], int32[::1], uint32[:,::1], int32[::1])"
+)
+def _finish_jobs(
+    job_read: NDArray[np.int64],
+    n_jobs: int,
+    lengths: NDArray[np.int64],
+    window_start: NDArray[np.int64],
+    contig_offset: NDArray[np.int64],
+    job_score: NDArray[np.int32],
+    query_start: NDArray[np.int32],
+    query_stop: NDArray[np.int32],
+    target_start: NDArray[np.int32],
+    job_cigar: NDArray[np.uint32],
+    job_n_cigar: NDArray[np.int32],
+    least: NDArray[np.int64],
+    mapped: NDArray[np.uint8],
+    contigs: NDArray[np.int32],
+    starts: NDArray[np.int32],
+    score: NDArray[np.int32],
+    cigar: NDArray[np.uint32],
+    n_cigar: NDArray[np.int32],
+) -> None:
+    """Enter the kernel's alignments, with soft clips; those below the least score stay unmapped."""
+    for x in range(n_jobs):
+        r = job_read[x]
+        n = job_n_cigar[x]
+        if job_score[x] < least[x] or n <= 0 or n + 2 > MAX_CIGAR:
+            continue
+        place = window_start[x] + target_start[x]
+        contig = np.searchsorted(contig_offset, place, "right") - 1
+        k = 0
+        if query_start[x] > 0:
+            cigar[r, k] = np.uint32((query_start[x] << 4) | CIGAR_S)
+            k += 1
+        for i in range(n):
+            cigar[r, k] = job_cigar[x, i]
+            k += 1
+        behind = lengths[r] - query_stop[x]
+        if behind > 0:
+            cigar[r, k] = np.uint32((behind << 4) | CIGAR_S)
+            k += 1
+        n_cigar[r] = k
+        mapped[r] = 1
+        contigs[r] = contig
+        starts[r] = place - contig_offset[contig]
+        score[r] = job_score[x]
+
+
+def finish(placed: NDArray[np.int64], n_pairs: int, packed: PackedReads, words: int, index: Index) -> Alignments:
+    """Alignments of a batch from its placements."""
+    out = Alignments.allocate(n_pairs)
+    job_read, job_key = np.empty(2 * n_pairs, np.int64), np.empty(2 * n_pairs, np.int64)
+    n_jobs = _finish_simple(
+        placed,
+        n_pairs,
+        packed.forward,
+        packed.reverse,
+        packed.length,
+        words,
+        index.packed_reference,
+        index.contig_offset,
+        index.contig_stop,
+        out.mapped,
+        out.contig,
+        out.start,
+        out.score,
+        out.cigar,
+        out.n_cigar,
+        job_read,
+        job_key,
+    )
+    penalty = placed[job_read[:n_jobs] >> 1, PENALTY1 + (job_read[:n_jobs] & 1) * MATE_COLUMNS]
+    for band, chosen in ((NEAR_BAND, penalty <= WIDE_FROM), (WIDE_BAND, penalty > WIDE_FROM)):
+        reads = job_read[:n_jobs][chosen]
+        if len(reads) == 0:
+            continue
+        jobs = build_jobs(reads, job_key[:n_jobs][chosen], band, packed, words, index)
+        result = run_jobs(jobs, band)
+        _finish_jobs(
+            reads,
+            len(reads),
+            packed.length,
+            jobs.window_start,
+            index.contig_offset,
+            result.score,
+            result.query_start,
+            result.query_stop,
+            result.target_start,
+            result.cigar,
+            result.n_cigar,
+            _least_score(packed.length[reads]),
+            out.mapped,
+            out.contig,
+            out.start,
+            out.score,
+            out.cigar,
+            out.n_cigar,
+        )
+    _qualify(placed, n_pairs, out)
+    return out
+
+
+def _qualify(placed: NDArray[np.int64], n_pairs: int, out: Alignments) -> None:
+    """Strand, MAPQ, second score and the proper flag, from the placements."""
+    mates = placed[:n_pairs, : 2 * MATE_COLUMNS].reshape(2 * n_pairs, MATE_COLUMNS)
+    is_mapped = out.mapped.astype(bool)
+    out.reverse[:] = np.where(is_mapped, mates[:, STRAND1], 0)
+    mapq = mates[:, MAPQ1]
+    out.mapq[:] = np.where(is_mapped & (mapq > TIE_MAPQ), np.minimum(mapq, MAX_MAPQ), 0)
+    own, rival = mates[:, PENALTY1], mates[:, RIVAL1]
+    second = out.score - np.rint((rival - own) / DB_PER_POINT).astype(np.int64)
+    out.second_score[:] = np.where(is_mapped & (rival < NO_RIVAL), np.clip(second, 0, out.score), 0)
+    status = placed[:n_pairs, STATUS]
+    both = is_mapped[0::2] & is_mapped[1::2] & (out.contig[0::2] == out.contig[1::2])
+    out.proper[:] = both & ((status == FAST) | (status == CONCORDANT))

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads as 2-bit words with quality classes, and the seeds of reads and of the reference.
+
+In: `PairBatch`. Out: `PackedReads`. Next: `align/fast.py`.
+
+Seeds are closed syncmers (Edgar 2021): a window of SEED bases is a seed if the smallest hashed inner word of
+INNER bases stands at one of its ends. The rule looks at nothing outside the window, so a read and its place in
+the reference choose the same seeds, on either strand: inner words are taken in canonical form.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabolt.align.verify import INNER, SEED, code_of_ascii, lowest_bit, mix
+from megabolt.compute.bits import (
+    PADDING,
+    U,
+    bases_at,
+    equal_mask64,
+    load_u64,
+    pack8,
+    reverse_bases,
+)
+from megabolt.compute.jit import callee, kernel
+
+#: Inner words per seed.
+_SPAN = SEED - INNER + 1
+#: Reference bases handled at once when seeds are collected: four uint32 arrays of it fit the L2 cache.
+_BLOCK = 8192
+
+
+class PackedReads(NamedTuple):
+    """The reads of a batch, read r = 2 * pair + mate, as kernels want them.
+
+    forward, reverse: uint64 [R * words], 2-bit bases of the read and of its reverse complement.
+    class_forward, class_reverse: the same shape, quality classes 0..3 (>= 30, >= 20, >= 10, below or N).
+    length: int64 [R]; name_hash: uint64 [R / 2].
+    seeds: int32 [R * seed_slots], start of each seed in the read; n_seeds: int64 [R].
+    scratch: uint32 [4 * 1024].
+    """
+
+    forward: NDArray[np.uint64]
+    reverse: NDArray[np.uint64]
+    class_forward: NDArray[np.uint64]
+    class_reverse: NDArray[np.uint64]
+    length: NDArray[np.int64]
+    name_hash: NDArray[np.uint64]
+    seeds: NDArray[np.int32]
+    n_seeds: NDArray[np.int64]
+    codes: NDArray[np.uint8]
+    scratch: NDArray[np.uint32]
+
+
+def allocate_reads(n_pairs: int, longest: int) -> tuple[PackedReads, int, int]:
+    """Room for a batch; also words per read and seed slots per read."""
+    words = (longest + 31) // 32 + 2
+    # Closed syncmers have density 2 / _SPAN on random sequence; low-complexity reads may have one at every base,
+    # of which the surplus is not looked up.
+    slots = max(16, longest // 3)
+    n_reads = 2 * n_pairs
+
+    def packed() -> NDArray[np.uint64]:
+        return np.zeros(n_reads * words + 16, np.uint64)
+
+    reads = PackedReads(
+        forward=packed(),
+        reverse=packed(),
+        class_forward=packed(),
+        class_reverse=packed(),
+        length=np.zeros(n_reads, np.int64),
+        name_hash=np.zeros(n_pairs, np.uint64),
+        seeds=np.zeros(n_reads * slots, np.int32),
+        n_seeds=np.zeros(n_reads, np.int64),
+        codes=np.zeros(2 * PADDING + 512, np.uint8),
+        scratch=np.zeros(4 * 1024, np.uint32),
+    )
+    return reads, words, slots
+
+
+@callee
+def _syncmer_flags(codes: Any, n: Any, scratch: Any, stride: Any, flags: Any) -> Any:
+    """flags[i] = 1 where a seed starts at codes[i] (2-bit codes, one a byte); returns the number of starts looked at.
+
+    Each inner word is grown by doubling, so every loop is a plain vector loop over slices.
+    """
+    ahead = scratch[0:stride]
+    behind = scratch[stride : 2 * stride]
+    hashed = scratch[2 * stride : 3 * stride]
+    lowest = scratch[3 * stride : 4 * stride]
+    one = codes[1 : n + 1]
+    for i in range(n):
+        ahead[i] = np.uint32(codes[i]) | (np.uint32(one[i]) << np.uint32(2))
+        behind[i] = (np.uint32(3 - codes[i]) << np.uint32(2)) | np.uint32(3 - one[i])
+    for step in (2, 4):
+        later_ahead = ahead[step : n + step]
+        later_behind = behind[step : n + step]
+        for i in range(n - step):
+            ahead[i] = ahead[i] | (later_ahead[i] << np.uint32(2 * step))
+        for i in range(n - step):
+            behind[i] = (behind[i] << np.uint32(2 * step)) | later_behind[i]
+    n_inner = n - INNER + 1
+    later_ahead = ahead[8 : n + 8]
+    later_behind = behind[8 : n + 8]
+    for i in range(n_inner):
+        x = min(
+            ahead[i] | (later_ahead[i] << np.uint32(16)), (behind[i] << np.uint32(16)) | later_behind[i]
+        ) * np.uint32(0x9E3779B1)
+        x = (x ^ (x >> np.uint32(15))) * np.uint32(0x85EBCA77)
+        hashed[i] = x ^ (x >> np.uint32(13))
+    later = hashed[1:]
+    for i in range(n_inner - 1):
+        lowest[i] = min(hashed[i], later[i])
+    for step in (2, 4):
+        later = lowest[step:]
+        for i in range(n_inner - 2 * step + 1):
+            lowest[i] = min(lowest[i], later[i])
+    n_starts = n - SEED + 1
+    last = hashed[_SPAN - 1 :]
+    for i in range(n_starts):
+        low = min(lowest[i], last[i])
+        flags[i] = np.uint8((low == hashed[i]) | (low == last[i]))
+    return n_starts
+
+
+@kernel(
+    "void(uint8[::1], uint8[::1], int64[:,::1], int64[:,::1], int64, int64, int64, "
+    "uint64[::1], uint64[::1], uint64[::1], uint64[::1], int64[::1], uint64[::1], "
+    "int32[::1], int64[::1], uint8[::1], uint32[::1])"
+)
+def pack_reads(
+    text1: NDArray[np.uint8],
+    text2: NDArray[np.uint8],
+    fields1: NDArray[np.int64],
+    fields2: NDArray[np.int64],
+    n_pairs: int,
+    words: int,
+    slots: int,
+    forward: NDArray[np.uint64],
+    reverse: NDArray[np.uint64],
+    class_forward: NDArray[np.uint64],
+    class_reverse: NDArray[np.uint64],
+    lengths: NDArray[np.int64],
+    name_hash: NDArray[np.uint64],
+    seeds: NDArray[np.int32],
+    n_seeds: NDArray[np.int64],
+    codes: NDArray[np.uint8],
+    scratch: NDArray[np.uint32],
+) -> None:
+    """Fill a `PackedReads` from the text of a `PairBatch` (reads of at most 512 bases)."""
+    classes = np.zeros(1024, np.uint8)
+    flags = np.zeros(1024, np.uint8)
+    for r in range(2 * n_pairs):
+        text = text2 if r & 1 else text1
+        fields = fields2 if r & 1 else fields1
+        pair = r >> 1
+        sequence, quality, length = fields[pair, 2], fields[pair, 3], fields[pair, 4]
+        lengths[r] = length
+        if r & 1 == 0:
+            h = U(0)
+            start, n_name = fields[pair, 0], fields[pair, 1]
+            for i in range(0, n_name, 8):
+                word = load_u64(text, start + i)
+                if n_name - i < 8:
+                    word &= (U(1) << U(8 * (n_name - i))) - U(1)
+                h = mix(h ^ word)
+            name_hash[pair] = h
+        letters = text[sequence : sequence + length]
+        phred33 = text[quality : quality + length]
+        for i in range(length):
+            letter = letters[i]
+            codes[i] = code_of_ascii(letter)
+            upper = letter & np.uint8(0xDF)
+            known = (upper == 65) | (upper == 67) | (upper == 71) | (upper == 84)
+            q = phred33[i]
+            worse = np.uint8(q < 63) + np.uint8(q < 53) + np.uint8(q < 43)
+            classes[i] = worse if known else np.uint8(3)
+        n_words = (length + 31) >> 5
+        for i in range(length, n_words * 32 + 64):
+            codes[i] = np.uint8(0)
+            classes[i] = np.uint8(0)
+        offset = r * words
+        for w in range(n_words):
+            x = U(0)
+            c = U(0)
+            for b in range(4):
+                x |= pack8(load_u64(codes, w * 32 + b * 8)) << U(16 * b)
+                c |= pack8(load_u64(classes, w * 32 + b * 8)) << U(16 * b)
+            forward[U(offset + w)] = x
+            class_forward[U(offset + w)] = c
+        # The reverse complement of whole words puts the filler first: shift it out.
+        shift = U(2 * (n_words * 32 - length))
+        for w in range(n_words):
+            from_ = U(offset + n_words - 1 - w)
+            x = reverse_bases(~forward[from_]) >> shift
+            c = reverse_bases(class_forward[from_]) >> shift
+            if w + 1 < n_words and shift != U(0):
+                x |= reverse_bases(~forward[from_ - U(1)]) << (U(64) - shift)
+                c |= reverse_bases(class_forward[from_ - U(1)]) << (U(64) - shift)
+            reverse[U(offset + w)] = x
+            class_reverse[U(offset + w)] = c
+        for w in range(n_words, words):
+            forward[U(offset + w)] = U(0)
+            reverse[U(offset + w)] = U(0)
+            class_forward[U(offset + w)] = U(0)
+            class_reverse[U(offset + w)] = U(0)
+        found = 0
+        if length >= SEED:
+            n_starts = _syncmer_flags(codes, length, scratch, 1024, flags)
+            for i in range(n_starts, n_starts + 64):
+                flags[i] = np.uint8(0)
+            for base in range(0, n_starts, 64):
+                marks = equal_mask64(flags, base, np.uint8(1))
+                while marks != U(0):
+                    if found < slots:
+                        seeds[U(r * slots + found)] = np.int32(base + lowest_bit(marks))
+                        found += 1
+                    marks &= marks - U(1)
+        n_seeds[r] = found
+
+
+@kernel("int64(uint64[::1], int64, int64, uint64[::1], uint64[::1])")
+def collect_reference_seeds(
+    reference: NDArray[np.uint64],
+    start: int,
+    stop: int,
+    hashes: NDArray[np.uint64],
+    places: NDArray[np.uint64],
+) -> int:
+    """Seeds of reference[start:stop] (a stretch without N): hash and position << 1 | strand of each.
+
+    strand is 1 where the reverse complement is the canonical form. Returns their number; the arrays must have
+    room for one seed a base.
+    """
+    stride = _BLOCK + 128
+    scratch = np.zeros(4 * stride, np.uint32)
+    codes = np.zeros(_BLOCK + 256, np.uint8)
+    flags = np.zeros(_BLOCK + 256, np.uint8)
+    seed_mask = (U(1) << U(2 * SEED)) - U(1)
+    found = 0
+    position = start
+    while position + SEED <= stop:
+        n = min(_BLOCK, stop - position)
+        for i in range(0, n, 32):
+            word = bases_at(reference, position + i)
+            part = codes[i : i + 32]
+            for b in range(32):
+                part[b] = np.uint8((word >> U(2 * b)) & U(3))
+        n_starts = _syncmer_flags(codes, n, scratch, stride, flags)
+        for i in range(n_starts, n_starts + 64):
+            flags[i] = np.uint8(0)
+        for base in range(0, n_starts, 64):
+            marks = equal_mask64(flags, base, np.uint8(1))
+            while marks != U(0):
+                here = position + base + lowest_bit(marks)
+                marks &= marks - U(1)
+                ahead = bases_at(reference, here) & seed_mask
+                behind = reverse_bases(~ahead) >> U(64 - 2 * SEED)
+                strand = U(0)
+                if behind < ahead:
+                    ahead = behind
+                    strand = U(1)
+                hashes[U(found)] = mix(ahead)
+                places[U(found)] = (U(here) << U(1)) | strand
+                found += 1
+        position += n_starts
+    return found

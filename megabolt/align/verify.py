@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Callees of the placement kernels: index look-up and the penalty of putting a read at a place.
+
+In: packed reads, packed reference, the index table. Out: entries and penalties. Next: `align/fast.py`, `align/full.py`.
+
+A *penalty* is -10 log10 of a likelihood, in dB, summed over the mismatches of a read by the class of their base
+quality. A *place* is a diagonal: the position of the read's leftmost base in the packed reference, if the read
+had no gap, and a strand.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from megabolt.compute.bits import EVEN_BITS, U, bases_at, popcount, trailing_zeros
+from megabolt.compute.jit import callee, inline
+
+#: Seed length and the length of the inner words that choose seeds (closed syncmers, Edgar 2021, PeerJ 9:e10805).
+SEED = 24
+INNER = 16
+
+#: dB of a mismatch under a base quality >= 30, 20-29, 10-19, below 10 or N. The rates behind them, variants
+#: masked, were measured on NovaSeq reads: 1.1e-4, 1.1e-2, 6.6e-2; 1e-3 variants bound the first.
+MISMATCH_30, MISMATCH_20, MISMATCH_10, MISMATCH_0 = 34, 25, 17, 7
+
+#: dB of opening a gap and of each of its bases.
+GAP_OPEN, GAP_EXTEND = 41, 3
+
+#: The index table: 64-byte buckets of eight entries, tag (24 bits) | count (7) | place or list offset (33).
+BUCKET = 8
+COUNT_SHIFT, TAG_SHIFT = 33, 40
+TAG_MASK = U((1 << 24) - 1)
+COUNT_MASK = U(127)
+PLACE_MASK = U((1 << 33) - 1)
+#: A count that does not fit: the true count stands in front of the list.
+LONG_LIST = 127
+LONGEST_SHORT_LIST = 100
+
+SEED_MASK = U((1 << (2 * SEED)) - 1)
+
+
+@inline
+def mix(word: Any) -> Any:
+    """A bijection of 64-bit words whose output bits all depend on all input bits (Stafford's variant 13)."""
+    x = (word ^ (word >> U(30))) * U(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> U(27))) * U(0x94D049BB133111EB)
+    return x ^ (x >> U(31))
+
+
+@inline
+def bucket_of(hash_: Any, n_buckets: Any) -> Any:
+    """The bucket of a hash: its upper half scaled to the number of buckets."""
+    return ((hash_ >> U(32)) * n_buckets) >> U(32)
+
+
+@callee
+def find(table: Any, n_buckets: Any, tag_shift: Any, hash_: Any) -> Any:
+    """The table's entry of a seed hash, 0 if there is none."""
+    bucket = bucket_of(hash_, n_buckets)
+    tag = (hash_ >> tag_shift) & TAG_MASK
+    while True:
+        first = bucket * U(BUCKET)
+        for slot in range(BUCKET):
+            entry = table[first + U(slot)]
+            if entry == U(0):
+                return U(0)
+            if (entry >> U(TAG_SHIFT)) == tag:
+                return entry
+        bucket += U(1)
+        if bucket == n_buckets:
+            bucket = U(0)
+
+
+@callee
+def seed_hash(forward: Any, reverse: Any, offset: Any, length: Any, position: Any) -> Any:
+    """Hash of the canonical seed at a read position, and 1 if the opposite strand is the canonical one."""
+    word_offset = offset * 32
+    ahead = bases_at(forward, word_offset + position) & SEED_MASK
+    behind = bases_at(reverse, word_offset + length - SEED - position) & SEED_MASK
+    if behind < ahead:
+        return mix(behind), 1
+    return mix(ahead), 0
+
+
+@callee
+def mismatches_at(reference: Any, place: Any, words: Any, offset: Any, length: Any, out: Any) -> Any:
+    """Mark the mismatches of a read at a place: the low bit of each 2-bit group of out[0 : ceil(length / 32)].
+
+    Returns their number.
+    """
+    n_words = (length + 31) >> 5
+    j = place >> 5
+    shift = U((place & 31) * 2)
+    total = 0
+    low = reference[U(j)]
+    for w in range(n_words):
+        high = reference[U(j + w + 1)]
+        x = ((low >> shift) | ((high << U(1)) << (U(63) - shift))) ^ words[U(offset + w)]
+        x = (x | (x >> U(1))) & EVEN_BITS
+        if w == n_words - 1 and (length & 31) != 0:
+            x &= (U(1) << U((length & 31) * 2)) - U(1)
+        out[w] = x
+        total += popcount(x)
+        low = high
+    return total
+
+
+@inline
+def weigh(x: Any, classes: Any) -> Any:
+    """dB of the mismatches marked in one word, by their quality classes."""
+    low = classes & EVEN_BITS
+    high = (classes >> U(1)) & EVEN_BITS
+    return (
+        popcount(x & ~low & ~high) * MISMATCH_30
+        + popcount(x & low & ~high) * MISMATCH_20
+        + popcount(x & high & ~low) * MISMATCH_10
+        + popcount(x & low & high) * MISMATCH_0
+    )
+
+
+@callee
+def penalty_of(marks: Any, classes: Any, offset: Any, length: Any) -> Any:
+    """dB of the mismatches marked by `mismatches_at`."""
+    total = 0
+    for w in range((length + 31) >> 5):
+        x = marks[w]
+        if x != U(0):
+            total += weigh(x, classes[U(offset + w)])
+    return total
+
+
+@callee
+def penalty_at(reference: Any, place: Any, words: Any, classes: Any, offset: Any, length: Any) -> Any:
+    """dB of a read at a place without a gap."""
+    n_words = (length + 31) >> 5
+    j = place >> 5
+    shift = U((place & 31) * 2)
+    total = 0
+    low = reference[U(j)]
+    for w in range(n_words):
+        high = reference[U(j + w + 1)]
+        x = ((low >> shift) | ((high << U(1)) << (U(63) - shift))) ^ words[U(offset + w)]
+        x = (x | (x >> U(1))) & EVEN_BITS
+        if w == n_words - 1 and (length & 31) != 0:
+            x &= (U(1) << U((length & 31) * 2)) - U(1)
+        if x != U(0):
+            total += weigh(x, classes[U(offset + w)])
+        low = high
+    return total
+
+
+@inline
+def weight_of_bit(classes: Any, offset: Any, w: Any, bit: Any) -> Any:
+    """dB of one mismatch, given as an isolated bit of word w."""
+    c = classes[U(offset + w)]
+    low = (c & bit) != U(0)
+    high = ((c >> U(1)) & bit) != U(0)
+    if high:
+        return MISMATCH_0 if low else MISMATCH_10
+    return MISMATCH_20 if low else MISMATCH_30
+
+
+@callee
+def lightest_in_seed(classes: Any, offset: Any, position: Any) -> Any:
+    """dB of a mismatch at the worst base of a seed: what any place without this seed must cost at least."""
+    window = bases_at(classes, offset * 32 + position) & SEED_MASK
+    low = window & EVEN_BITS
+    high = (window >> U(1)) & EVEN_BITS
+    if (low & high) != U(0):
+        return MISMATCH_0
+    if high != U(0):
+        return MISMATCH_10
+    if low != U(0):
+        return MISMATCH_20
+    return MISMATCH_30
+
+
+@callee
+def penalty_with_gap(
+    reference: Any,
+    place: Any,
+    words: Any,
+    classes: Any,
+    offset: Any,
+    length: Any,
+    ungapped: Any,
+    longest: Any,
+    here: Any,
+    there: Any,
+) -> Any:
+    """The best penalty with at most one gap of up to `longest` bases, and the shift of the read's first base.
+
+    One part of the read lies on the diagonal `place`, the other `gap` bases away; the break is put where the
+    mismatches of the two diagonals trade best, which is found in one walk over the marked bits. A diagonal is
+    tried only if the first or the last 16 bases fit it with at most one mismatch (without this test diverged
+    reads cost four times as much). `here` and `there` are scratch (uint64 [words of a read]).
+    """
+    best: Any = np.int64(ungapped)
+    best_shift: Any = np.int64(0)
+    n_words = (length + 31) >> 5
+    mismatches_at(reference, place, words, offset, length, here)
+    cost_here = penalty_of(here, classes, offset, length)
+    first16 = bases_at(words, offset * 32) & U(0xFFFFFFFF)
+    last16 = bases_at(words, offset * 32 + length - 16) & U(0xFFFFFFFF)
+    for gap in range(-longest, longest + 1):
+        gap_cost = GAP_OPEN + GAP_EXTEND * abs(gap)
+        if gap == 0 or gap_cost >= best:
+            continue
+        x = (bases_at(reference, place + gap) ^ first16) & U(0xFFFFFFFF)
+        x = (x | (x >> U(1))) & EVEN_BITS
+        if popcount(x) > 1:
+            x = (bases_at(reference, place + gap + length - 16) ^ last16) & U(0xFFFFFFFF)
+            x = (x | (x >> U(1))) & EVEN_BITS
+            if popcount(x) > 1:
+                continue
+        mismatches_at(reference, place + gap, words, offset, length, there)
+        cost_there = penalty_of(there, classes, offset, length)
+        for swapped in range(2):
+            left = 0
+            right = cost_here if swapped else cost_there
+            lowest = right
+            for w in range(n_words):
+                marks_left = there[w] if swapped else here[w]
+                marks_right = here[w] if swapped else there[w]
+                marks = marks_left | marks_right
+                while marks != U(0):
+                    bit = marks & (U(0) - marks)
+                    marks ^= bit
+                    weight = weight_of_bit(classes, offset, w, bit)
+                    if (marks_right & bit) != U(0):
+                        right -= weight
+                    if (marks_left & bit) != U(0):
+                        left += weight
+                    lowest = min(lowest, left + right)
+                if left >= best:
+                    break
+            if lowest + gap_cost < best:
+                best = lowest + gap_cost
+                best_shift = gap if swapped else 0
+    return best, best_shift
+
+
+@inline
+def insert_penalty(length: Any, mean: Any, sd: Any, low: Any, high: Any) -> Any:
+    """dB of a fragment length in bases; 1e6 outside [low, high]. Flat beyond 3.6 sd: libraries have long tails."""
+    if length < low or length > high:
+        return 1e6
+    z = (length - mean) / sd
+    return min(2.1714724 * z * z, 28.0)  # 10 / ln(10) / 2
+
+
+@inline
+def lowest_bit(word: Any) -> Any:
+    """Index of the lowest set bit."""
+    return trailing_zeros(word)
+
+
+@inline
+def code_of_ascii(letter: Any) -> Any:
+    """2-bit code of an upper or lower case A, C, G or T; other letters give an arbitrary one."""
+    return ((letter >> np.uint8(1)) ^ (letter >> np.uint8(2))) & np.uint8(3)
