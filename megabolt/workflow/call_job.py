@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of a sample, chunk by chunk, into VCF and gVCF.
+
+In: `ChunkCalls` in the order of the genome. Out: files, written while the calling goes on.
+
+Chunks are 1 Mb, cut at multiples of 1 Mb of each contig whatever the threads, bins or targets.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabolt.call.engine import ChunkCalls
+from megabolt.call.reference_confidence import join_reference_blocks
+from megabolt.errors import InternalError
+from megabolt.formats.fasta import Contig
+from megabolt.formats.vcf import NON_REF, VcfRecord, write_vcf
+from megabolt.privacy.consent import Permit
+from megabolt.workflow.metrics import CallCounts
+
+CHUNK_BASES = 1_000_000
+#: A chunk's records may begin this far behind its end, a later chunk's this far before its start.
+_DISORDER = 4096
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A stretch of a contig that is called at once."""
+
+    contig: int
+    start: int
+    stop: int
+
+
+def chunks_of(contig: int, start: int, stop: int, targets: Sequence[NDArray[np.int64]] | None = None) -> list[Chunk]:
+    """Chunks between two multiples of `CHUNK_BASES` (or contig ends); those without a target are left out."""
+    chunks = []
+    for first in range(start, stop, CHUNK_BASES):
+        last = min(first + CHUNK_BASES, stop)
+        if targets is not None:
+            k = int(np.searchsorted(targets[contig][:, 1], first, side="right"))
+            if k == len(targets[contig]) or targets[contig][k, 0] >= last + _DISORDER:
+                continue  # what begins here may reach that far
+        chunks.append(Chunk(contig, first, last))
+    return chunks
+
+
+def without_non_ref(record: VcfRecord) -> VcfRecord:
+    """The record of a VCF from that of a gVCF: the allele <NON_REF> and its numbers are gone."""
+    if record.alts[-1:] != (NON_REF,):
+        return record
+    n_alleles = len(record.alts)  # the reference, and all but the last
+    info: dict[str, Any] = dict(record.info)
+    for name in ("AC", "AF"):
+        if name in info:
+            info[name] = info[name][:-1]
+    genotype: dict[str, Any] = dict(record.genotype)
+    if "AD" in genotype:
+        genotype["AD"] = genotype["AD"][:-1]
+    if "PL" in genotype:  # genotypes are ordered by their larger allele: those of the last allele come last
+        kept = genotype["PL"][: n_alleles * (n_alleles + 1) // 2]
+        genotype["PL"] = [value - min(kept) for value in kept]
+    return replace(record, alts=record.alts[:-1], info=info, genotype=genotype)
+
+
+class OrderedCalls:
+    """Brings the records of chunks into file order and joins reference blocks over chunk borders."""
+
+    def __init__(self) -> None:
+        self._contig = -1
+        self._held: list[VcfRecord] = []
+        self._blocks: list[VcfRecord] = []
+
+    def add(self, chunk: Chunk, calls: ChunkCalls, gq_bands: Sequence[int]) -> list[VcfRecord]:
+        """Take a chunk's records; returns those that no later chunk can come before."""
+        ready = self.finish() if chunk.contig != self._contig else []
+        self._contig = chunk.contig
+        self._held += calls.variants
+        limit = chunk.stop - _DISORDER
+        if calls.reference_blocks:
+            joined = join_reference_blocks([*self._blocks, *calls.reference_blocks], gq_bands)
+            self._held += joined[:-1]
+            self._blocks = joined[-1:]  # the next chunk may continue it
+        if self._blocks:
+            limit = min(limit, self._blocks[0].start)
+        ready += self._take(limit)
+        return ready
+
+    def finish(self) -> list[VcfRecord]:
+        """All that is still held."""
+        self._held += self._blocks
+        self._blocks = []
+        return self._take(None)
+
+    def _take(self, limit: int | None) -> list[VcfRecord]:
+        self._held.sort(key=lambda record: (record.start, record.ref, record.alts))
+        if limit is None:
+            ready, self._held = self._held, []
+        else:
+            n = sum(record.start < limit for record in self._held)
+            ready, self._held = self._held[:n], self._held[n:]
+        return ready
+
+
+class _Abandoned(Exception):
+    """The job failed elsewhere: the writer leaves without a file."""
+
+
+class VcfStream:
+    """Writes one VCF in a thread of its own while records arrive; use as a context manager.
+
+    The file appears when the block is left without an error; else nothing is left of it.
+    """
+
+    def __init__(self, path: Path, contigs: Sequence[Contig], sample: str, permit: Permit, **header: Any) -> None:
+        self.path = path
+        self.n_records = 0
+        self._queue: queue.Queue[list[VcfRecord] | None] = queue.Queue(maxsize=16)
+        self._abandoned = threading.Event()
+        self._error: BaseException | None = None
+        self._arguments = (contigs, sample, permit)
+        self._header = header
+        self._thread = threading.Thread(target=self._run, name=f"write-{path.name}", daemon=True)
+
+    def __enter__(self) -> VcfStream:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._abandoned.set()
+        self._put(None)
+        self._thread.join()
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def write(self, records: list[VcfRecord]) -> None:
+        """Append records, in file order; raises what the writing thread met."""
+        if records:
+            self._put(records)
+            self.n_records += len(records)
+        if self._error is not None:
+            raise self._error
+
+    def _put(self, item: list[VcfRecord] | None) -> None:
+        while self._thread.is_alive():
+            try:
+                self._queue.put(item, timeout=0.5)
+                return
+            except queue.Full:
+                continue
+
+    def _records(self) -> Iterator[VcfRecord]:
+        while True:
+            try:
+                item = self._queue.get(timeout=0.5)
+            except queue.Empty:
+                if self._abandoned.is_set():
+                    raise _Abandoned from None
+                continue
+            if self._abandoned.is_set():
+                raise _Abandoned
+            if item is None:
+                return
+            yield from item
+
+    def _run(self) -> None:
+        try:
+            write_vcf(self.path, self._records(), *self._arguments, **self._header)
+        except _Abandoned:
+            pass
+        except BaseException as error:  # raised again in the thread that writes to us
+            self._error = error
+
+
+class CallSink:
+    """Where a job's calls go: VCF, gVCF and counts; chunks must come in the order of the genome."""
+
+    def __init__(self, vcf: VcfStream, gvcf: VcfStream | None, gq_bands: Sequence[int]) -> None:
+        self.counts = CallCounts()
+        self._vcf, self._gvcf = vcf, gvcf
+        self._gq_bands = gq_bands
+        self._ordered = OrderedCalls()
+        self._last = (-1, -1)
+
+    def add(self, chunk: Chunk, calls: ChunkCalls) -> None:
+        """Write what a chunk gave."""
+        if (chunk.contig, chunk.start) <= self._last:
+            raise InternalError(f"chunks out of order: {chunk} after {self._last}")
+        self._last = (chunk.contig, chunk.start)
+        self._write(self._ordered.add(chunk, calls, self._gq_bands))
+
+    def finish(self) -> None:
+        """Write the rest."""
+        self._write(self._ordered.finish())
+
+    def _write(self, records: list[VcfRecord]) -> None:
+        variants = [without_non_ref(record) for record in records if not record.is_reference_block]
+        self.counts.add(variants)
+        self._vcf.write(variants)
+        if self._gvcf is not None:
+            self._gvcf.write(records)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work in threads, results in order, a bounded number at a time; the first error ends everything."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@contextmanager
+def worker_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that drops what has not begun when the block is left, and waits for what has."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="megabolt")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """function(item) of each item, in the order of the items; at most `ahead` + 1 are begun and not taken.
+
+    An error comes out at its item's place; what was begun after it is dropped. Items are drawn by the
+    caller's thread.
+    """
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
