@@ -8,13 +8,23 @@ business, which holds a permit.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megabolt.errors import OutputError, UsageError
 from megabolt.formats.output import check_writable
 from megabolt.workflow.resources import allowed_threads, default_memory, parse_memory
+
+if TYPE_CHECKING:
+    from megabolt.compute.backend import Backend
+
+log = logging.getLogger(__name__)
+
+#: The names of `compute.backend.Backend`, written out so that help costs no import; a test keeps them in step.
+BACKENDS = ("auto", "numba", "opencl", "cuda", "reference")
 
 
 def add_reference(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +80,15 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="numba",
+        help="how the caller's kernels are computed; auto takes a GPU if there is one (default: numba)",
+    )
+
+
 def add_consent(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("consent (no data of a person is opened without)")
     group.add_argument(
@@ -94,10 +113,18 @@ def threads_of(args: argparse.Namespace) -> int:
     except ValueError:
         n_threads = 0
     if n_threads < 1:
-        raise UsageError(
-            f"--threads {args.threads}: not a number of threads", "Give a whole number, at least 1."
-        )
+        raise UsageError(f"--threads {args.threads}: not a number of threads", "Give a whole number, at least 1.")
     return n_threads
+
+
+def backend_of(args: argparse.Namespace) -> Backend:
+    """`--backend`, resolved; what auto chose is logged with its reason."""
+    from megabolt.compute.backend import resolve
+
+    backend, why = resolve(args.backend)
+    if args.backend == "auto":
+        log.info("backend %s: %s", backend.value, why)
+    return backend
 
 
 def memory_of(args: argparse.Namespace) -> int:
@@ -133,13 +160,9 @@ def check_pairs(fastq_1: Sequence[Path], fastq_2: Sequence[Path]) -> None:
 def check_output(path: Path, suffixes: Sequence[str]) -> None:
     """The file has one of the suffixes and its folder can be written to."""
     if not path.name.endswith(tuple(suffixes)) or path.name in suffixes:
-        raise UsageError(
-            f"{path}: the name must end in {' or '.join(suffixes)}", "The suffix chooses the format."
-        )
+        raise UsageError(f"{path}: the name must end in {' or '.join(suffixes)}", "The suffix chooses the format.")
     if not path.parent.is_dir():
-        raise OutputError(
-            f"{path.parent}: no such folder, so {path.name} cannot be written", "Make the folder first."
-        )
+        raise OutputError(f"{path.parent}: no such folder, so {path.name} cannot be written", "Make the folder first.")
     check_writable(path.parent)
 
 
@@ -149,7 +172,5 @@ def check_folder(path: Path) -> None:
     while not ancestor.exists():
         ancestor = ancestor.parent
     if not ancestor.is_dir():
-        raise OutputError(
-            f"{path}: cannot be made, {ancestor} is a file", "Choose another folder for --outdir."
-        )
+        raise OutputError(f"{path}: cannot be made, {ancestor} is a file", "Choose another folder for --outdir.")
     check_writable(ancestor)

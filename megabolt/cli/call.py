@@ -26,9 +26,7 @@ from megabolt.errors import UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _options.add_reference(parser)
-    parser.add_argument(
-        "--bam", type=Path, required=True, metavar="S.bam", help="aligned reads, BAM or CRAM, indexed"
-    )
+    parser.add_argument("--bam", type=Path, required=True, metavar="S.bam", help="aligned reads, BAM or CRAM, indexed")
     parser.add_argument(
         "-o",
         dest="output",
@@ -37,10 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S.vcf.gz",
         help="calls; S.vcf.gz.tbi comes with it",
     )
-    parser.add_argument(
-        "--gvcf", type=Path, metavar="S.g.vcf.gz", help="also write how sure the rest is reference"
-    )
+    parser.add_argument("--gvcf", type=Path, metavar="S.g.vcf.gz", help="also write how sure the rest is reference")
     parser.add_argument("--targets", type=Path, metavar="BED", help="call inside these regions only")
+    _options.add_backend(parser)
     _options.add_resources(parser)
     _options.add_consent(parser)
 
@@ -56,6 +53,7 @@ def main(args: argparse.Namespace) -> int:
     _options.check_output(args.output, (".vcf.gz",))
     if args.gvcf is not None:
         _options.check_output(args.gvcf, (".vcf.gz",))
+    backend = _options.backend_of(args)
     from megabolt.workflow.germline import run_call
 
     run_call(
@@ -68,5 +66,6 @@ def main(args: argparse.Namespace) -> int:
         memory=memory,
         open_data=args.open_data,
         audit_log=args.audit_log,
+        backend=backend,
     )
     return 0

@@ -35,9 +35,7 @@ log = logging.getLogger("megabolt")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("truth", type=Path, metavar="TRUTH.vcf.gz", help="what is there")
     parser.add_argument("calls", type=Path, metavar="CALLS.vcf.gz", help="what was called")
-    parser.add_argument(
-        "--reference", type=Path, required=True, metavar="REF.fa", help="FASTA, plain or gzipped"
-    )
+    parser.add_argument("--reference", type=Path, required=True, metavar="REF.fa", help="FASTA, plain or gzipped")
     parser.add_argument("--regions", type=Path, metavar="BED", help="count inside these regions only")
     parser.add_argument(
         "--sample",
@@ -47,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-qual", type=float, metavar="Q", help="leave out calls with QUAL below this")
     parser.add_argument("--all-records", action="store_true", help="also use records that fail a filter")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts as JSON")
-    parser.add_argument(
-        "--errors", type=Path, metavar="FILE.tsv", help="write a table of the missed and wrong records"
-    )
+    parser.add_argument("--errors", type=Path, metavar="FILE.tsv", help="write a table of the missed and wrong records")
     _options.add_consent(parser)
 
 

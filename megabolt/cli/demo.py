@@ -36,18 +36,12 @@ MARKER = "this-is-a-megabolt-demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--outdir", type=Path, default=Path("demo"), metavar="D", help="made anew (default: demo)"
-    )
-    parser.add_argument(
-        "--genome-size", type=int, default=2_000_000, metavar="N", help="bases (default: 2000000)"
-    )
+    parser.add_argument("--outdir", type=Path, default=Path("demo"), metavar="D", help="made anew (default: demo)")
+    parser.add_argument("--genome-size", type=int, default=2_000_000, metavar="N", help="bases (default: 2000000)")
     parser.add_argument("--depth", type=float, default=25.0, metavar="X", help="mean depth (default: 25)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="same seed, same data (default: 1)")
     _options.add_resources(parser)
-    parser.add_argument(
-        "--audit-log", type=Path, metavar="FILE", help="record of decisions and file accesses"
-    )
+    parser.add_argument("--audit-log", type=Path, metavar="FILE", help="record of decisions and file accesses")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -92,9 +86,7 @@ def _fresh(outdir: Path) -> None:
         outdir.mkdir(parents=True, exist_ok=True)
         (outdir / MARKER).touch()
     except OSError as error:
-        raise OutputError(
-            f"{outdir}: cannot be made: {error.strerror}", "Choose another --outdir."
-        ) from error
+        raise OutputError(f"{outdir}: cannot be made: {error.strerror}", "Choose another --outdir.") from error
 
 
 def _simulate(args: argparse.Namespace, data: Path) -> None:

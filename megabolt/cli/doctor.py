@@ -107,9 +107,5 @@ def _folders() -> list[tuple[str, str]]:
 
     folder = cache_folder()
     compiled = list(folder.rglob("*.nbc")) if folder.is_dir() else []
-    state = (
-        f"{len(compiled)} compiled kernels"
-        if compiled
-        else "empty: the first run compiles, or `megabolt warmup`"
-    )
+    state = f"{len(compiled)} compiled kernels" if compiled else "empty: the first run compiles, or `megabolt warmup`"
     return [("kernel cache", f"{folder} ({state})"), ("audit log", str(default_log()))]

@@ -33,11 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--outdir", type=Path, required=True, metavar="D", help="folder of the results; made if missing"
     )
-    parser.add_argument(
-        "--gvcf", action="store_true", help="also write how sure the rest is reference (S.g.vcf.gz)"
-    )
+    parser.add_argument("--gvcf", action="store_true", help="also write how sure the rest is reference (S.g.vcf.gz)")
     parser.add_argument("--targets", type=Path, metavar="BED", help="call inside these regions only")
     parser.add_argument("--no-bam", dest="bam", action="store_false", help="do not write the BAM")
+    _options.add_backend(parser)
     _options.add_resources(parser)
     _options.add_consent(parser)
 
@@ -51,6 +50,7 @@ def main(args: argparse.Namespace) -> int:
     if args.targets is not None:
         _options.check_readable(args.targets, "BED of targets")
     _options.check_folder(args.outdir)
+    backend = _options.backend_of(args)
     from megabolt.workflow.germline import run_germline
 
     run_germline(
@@ -67,5 +67,6 @@ def main(args: argparse.Namespace) -> int:
         bam=args.bam,
         open_data=args.open_data,
         audit_log=args.audit_log,
+        backend=backend,
     )
     return 0

@@ -20,9 +20,7 @@ from megabolt.formats.output import check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "reference", type=Path, metavar="REF.fa", help="reference genome (FASTA, plain or gzipped)"
-    )
+    parser.add_argument("reference", type=Path, metavar="REF.fa", help="reference genome (FASTA, plain or gzipped)")
 
 
 def main(args: argparse.Namespace) -> int:

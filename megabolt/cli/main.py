@@ -170,9 +170,7 @@ def _dispatch(arguments: list[str]) -> int:
         close = difflib.get_close_matches(first, commands, n=1)
         raise UsageError(
             f"unknown command '{first}' (choose from {', '.join(commands)})",
-            f"Did you mean `megabolt {close[0]}`?"
-            if close
-            else "Type `megabolt --help` for what each one does.",
+            f"Did you mean `megabolt {close[0]}`?" if close else "Type `megabolt --help` for what each one does.",
         )
     module = importlib.import_module(f"megabolt.cli.{first.replace('-', '_')}")
     parser = _Parser(
@@ -204,9 +202,7 @@ def _add_message_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("messages (on stderr)")
     group.add_argument("-v", "--verbose", action="store_true", help="say more")
     group.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
-    group.add_argument(
-        "--debug", action="store_true", help="say everything, and show the traceback of an error"
-    )
+    group.add_argument("--debug", action="store_true", help="say everything, and show the traceback of an error")
 
 
 def _start_log(options: argparse.Namespace) -> None:
@@ -240,9 +236,7 @@ def _environment_error(error: OSError | MemoryError) -> MegaboltError:
     what = f"{error.filename}: " if error.filename else ""
     why = f"{what}{error.strerror or error}"
     if error.errno in NO_SPACE:
-        return _caused(
-            OutputError(why, "Make room on that disk, or write to another one, and run it again."), error
-        )
+        return _caused(OutputError(why, "Make room on that disk, or write to another one, and run it again."), error)
     return _caused(OutputError(why, "Check the path, the permissions and the disk, and run it again."), error)
 
 

@@ -18,15 +18,11 @@ from megabolt.cli import _options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "metrics", type=Path, nargs="+", metavar="S.metrics.json", help="metrics of the samples"
-    )
+    parser.add_argument("metrics", type=Path, nargs="+", metavar="S.metrics.json", help="metrics of the samples")
     parser.add_argument(
         "--comparisons", type=Path, nargs="*", default=[], metavar="S.compare.json", help="their accuracy"
     )
-    parser.add_argument(
-        "-o", dest="page", type=Path, required=True, metavar="report.html", help="the page to write"
-    )
+    parser.add_argument("-o", dest="page", type=Path, required=True, metavar="report.html", help="the page to write")
     parser.add_argument("--json", type=Path, metavar="report.json", help="also write this")
 
 

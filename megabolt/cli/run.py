@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sheet", type=Path, metavar="SHEET", help="sample sheet")
     _options.add_reference(parser)
     parser.add_argument("--outdir", type=Path, required=True, metavar="D", help="folder of the results")
-    parser.add_argument(
-        "--assay", required=True, choices=("wgs", "wes", "panel"), help="wes and panel need --targets"
-    )
+    parser.add_argument("--assay", required=True, choices=("wgs", "wes", "panel"), help="wes and panel need --targets")
     parser.add_argument("--targets", type=Path, metavar="BED", help="call inside these regions only")
     parser.add_argument("--gvcf", action="store_true", help="also write a gVCF for each sample")
     parser.add_argument("--no-bam", dest="bam", action="store_false", help="write no BAM")
@@ -73,9 +71,7 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
     threads, memory = _options.threads_of(args), _options.memory_of(args)
     truth = dict(_truth(text) for text in args.truth)
     if args.assay != "wgs" and args.targets is None:
-        raise UsageError(
-            f"--assay {args.assay} needs the regions it looks at", "Name their BED file with --targets."
-        )
+        raise UsageError(f"--assay {args.assay} needs the regions it looks at", "Name their BED file with --targets.")
     _options.check_readable(args.reference, "reference")
     if args.targets is not None:
         _options.check_readable(args.targets, "BED of targets")

@@ -50,21 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("H1.fa", "H2.fa"),
         help="two haplotypes (a person's: --open-data)",
     )
-    begin.add_argument(
-        "--genome-size", type=int, default=1_000_000, metavar="N", help="bases (default: 1000000)"
-    )
-    begin.add_argument(
-        "--contigs", type=int, default=3, metavar="N", help="contigs of a made genome (default: 3)"
-    )
+    begin.add_argument("--genome-size", type=int, default=1_000_000, metavar="N", help="bases (default: 1000000)")
+    begin.add_argument("--contigs", type=int, default=3, metavar="N", help="contigs of a made genome (default: 3)")
     amount = parser.add_argument_group("how much")
     amount.add_argument("--depth", type=float, default=30.0, metavar="X", help="mean depth (default: 30)")
     amount.add_argument("--pairs", type=int, metavar="N", help="number of read pairs, instead of --depth")
     amount.add_argument("--seed", type=int, default=1, metavar="N", help="same seed, same data (default: 1)")
     amount.add_argument("--sample", default="simulated", metavar="S", help="sample name (default: simulated)")
     reads = parser.add_argument_group("reads")
-    reads.add_argument(
-        "--read-length", type=int, default=150, metavar="N", help="bases a read (default: 150)"
-    )
+    reads.add_argument("--read-length", type=int, default=150, metavar="N", help="bases a read (default: 150)")
     reads.add_argument(
         "--insert", type=float, nargs=2, default=(420.0, 90.0), metavar=("MEAN", "SD"), help="default: 420 90"
     )
@@ -78,9 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="extra wrong bases, whatever the quality says (default: 0)",
     )
-    reads.add_argument(
-        "--profile", default="hiseqx", metavar="NAME", help="qualities: hiseqx (default) or novaseq"
-    )
+    reads.add_argument("--profile", default="hiseqx", metavar="NAME", help="qualities: hiseqx (default) or novaseq")
     _options.add_consent(parser)
 
 

@@ -78,8 +78,7 @@ def write_report(
             "megabolt": __version__,
             "created": created,
             "samples": [
-                {"sample": s.sample, "metrics": s.metrics, "accuracy": s.accuracy, "files": s.files}
-                for s in samples
+                {"sample": s.sample, "metrics": s.metrics, "accuracy": s.accuracy, "files": s.files} for s in samples
             ],
         }
         with atomic_output(data) as temporary:
@@ -138,34 +137,27 @@ def render(samples: Sequence[SampleReport], created: str) -> str:
     return "\n".join([*parts, "</body></html>", ""])
 
 
-#: Columns of the overview: title and the leaves of metrics.json that fill it, first found first.
-OVERVIEW = (
-    ("read pairs", ("reads.pairs", "n_pairs", "pairs")),
-    ("reads", ("reads.total", "reads", "n_reads")),
-    ("mapped", ("reads.mapped_fraction", "mapped_fraction", "reads.mapped", "mapped")),
-    ("duplicates", ("reads.duplicate_fraction", "duplicate_fraction", "reads.duplicates", "duplicates")),
-    ("mean depth", ("depth.mean", "mean_depth")),
-    ("insert size", ("insert_size.median", "insert_size.mean")),
-    ("SNPs", ("calls.snps", "variants.snps", "variants.snp", "n_snps")),
-    ("indels", ("calls.indels", "variants.indels", "variants.indel", "n_indels")),
-    ("Ti/Tv", ("calls.ti_tv", "variants.ti_tv", "ti_tv")),
-    ("wall s", ("seconds.total", "wall_seconds", "time.wall_seconds")),
-    ("CPU s", ("cpu_seconds.total", "cpu_seconds", "time.cpu_seconds")),
-)
+#: Columns of the overview: title, and the leaf of metrics.json that fills it.
+OVERVIEW = {
+    "read pairs": "reads.pairs",
+    "mapped": "reads.mapped_fraction",
+    "duplicates": "reads.duplicate_fraction",
+    "mean depth": "depth.mean",
+    "insert size": "insert_size.mean",
+    "SNPs": "calls.snps",
+    "indels": "calls.indels",
+    "Ti/Tv": "calls.ti_tv",
+    "wall s": "seconds.total",
+    "CPU s": "cpu_seconds.total",
+}
 
 
 def _overview(samples: Sequence[SampleReport]) -> str:
-    flat = [dict(leaves(sample.metrics)) for sample in samples]
-    columns = []
-    for title, paths in OVERVIEW:
-        values = [next((f[path] for path in paths if path in f), None) for f in flat]
-        if any(value is not None for value in values):
-            columns.append((title, values))
-    rows = [
-        [sample.sample, *(values[i] for _, values in columns), *_scores(sample)]
-        for i, sample in enumerate(samples)
-    ]
-    head = ["sample", *(title for title, _ in columns)]
+    rows = []
+    for sample in samples:
+        flat = dict(leaves(sample.metrics))
+        rows.append([sample.sample, *(flat.get(path) for path in OVERVIEW.values()), *_scores(sample)])
+    head = ["sample", *OVERVIEW]
     if any(sample.accuracy for sample in samples):
         head += ["SNP F1", "indel F1"]
     return "<h2>Overview</h2>" + _table(head, [row[: len(head)] for row in rows])
@@ -173,16 +165,9 @@ def _overview(samples: Sequence[SampleReport]) -> str:
 
 def f1_scores(comparison: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """F1 of SNPs and of indels in a comparison, None where it has none."""
-    flat = {path.lower(): value for path, value in leaves(comparison)}
-
-    def score(kind: str) -> float | None:
-        for path, value in flat.items():
-            words = path.split(".")
-            if words[-1] == "f1" and kind in words and isinstance(value, int | float):
-                return float(value)
-        return None
-
-    return score("snp"), score("indel")
+    classes = comparison.get("classes", {})
+    snp, indel = (classes.get(kind, {}).get("f1") for kind in ("SNP", "indel"))
+    return snp, indel
 
 
 def _scores(sample: SampleReport) -> list[str]:
@@ -208,25 +193,10 @@ def _section(sample: SampleReport) -> str:
     return "\n".join(parts)
 
 
-def _stages(metrics: Mapping[str, Any]) -> list[tuple[str, float, float | str]]:
-    """(name, wall seconds, CPU seconds) of each stage, whether they are listed or keyed by name."""
-    stages = metrics.get("stages")
-    if isinstance(stages, Mapping):
-        entries: Iterable[tuple[str, Any]] = stages.items()
-    elif isinstance(stages, list):
-        entries = ((str(stage.get("stage") or stage.get("name")), stage) for stage in stages)
-    else:
-        return []
-    found = []
-    for name, stage in entries:
-        if isinstance(stage, Mapping):
-            wall = stage.get("wall_seconds", stage.get("seconds"))
-            cpu = stage.get("cpu_seconds", "")
-        else:
-            wall, cpu = stage, ""
-        if isinstance(wall, int | float):
-            found.append((name, float(wall), cpu))
-    return found
+def _stages(metrics: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """(name, wall seconds, CPU seconds) of each stage."""
+    stages = metrics.get("stages", [])
+    return [(str(one["name"]), float(one["wall_seconds"]), float(one["cpu_seconds"])) for one in stages]
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -257,8 +227,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = ""
     classes = [' class="n"' if number else "" for number in numeric]
     top = "".join(f"<th{c}>{_text(title)}</th>" for title, c in zip(head, classes))
     body = "".join(
-        "<tr>" + "".join(f"<td{c}>{_cell(value)}</td>" for value, c in zip(row, classes)) + "</tr>\n"
-        for row in rows
+        "<tr>" + "".join(f"<td{c}>{_cell(value)}</td>" for value, c in zip(row, classes)) + "</tr>\n" for row in rows
     )
     title = f"<caption>{_text(caption)}</caption>" if caption else ""
     header = f"<thead><tr>{top}</tr></thead>" if any(head) else ""

@@ -203,3 +203,10 @@ def test_signals_unwind(number: signal.Signals, code: int, tmp_path: Path) -> No
         os.kill(process.pid, number)
         assert process.wait(30) == code
     assert not flag.exists()
+
+
+def test_backends_are_those_there_are() -> None:
+    from megabolt.cli._options import BACKENDS
+    from megabolt.compute.backend import Backend
+
+    assert set(BACKENDS) == {"auto", *(backend.value for backend in Backend)}

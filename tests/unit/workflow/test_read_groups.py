@@ -14,9 +14,7 @@ def test_defaults_share_one_library() -> None:
     assert [(g.read_group, g.library) for g in read_groups("S", [], 2)] == [("S.L1", "S"), ("S.L2", "S")]
 
 
-@pytest.mark.parametrize(
-    "text", ["@RG\\tID:a\\tLB:b\\tPU:c.1\\tPL:DNBSEQ", "@RG\tID:a\tLB:b\tPU:c.1\tPL:DNBSEQ\tSM:S"]
-)
+@pytest.mark.parametrize("text", ["@RG\\tID:a\\tLB:b\\tPU:c.1\\tPL:DNBSEQ", "@RG\tID:a\tLB:b\tPU:c.1\tPL:DNBSEQ\tSM:S"])
 def test_both_spellings_of_a_tab(text: str) -> None:
     (group,) = read_groups("S", [text], 1)
     assert group == ReadGroup("a", "S", "b", "DNBSEQ", "c.1")

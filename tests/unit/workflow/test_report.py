@@ -17,13 +17,10 @@ METRICS = {
     "sample": "S",
     "reads": {"pairs": 12345, "mapped_fraction": 0.9912},
     "depth": {"mean": 30.25},
-    "stages": {
-        "align": {"wall_seconds": 3.0, "cpu_seconds": 5.5},
-        "call": {"wall_seconds": 1.0, "cpu_seconds": 1.5},
-    },
+    "stages": [{"name": "align", "wall_seconds": 3.0, "cpu_seconds": 5.5}],
     "note": "<script>alert(1)</script>",
 }
-COMPARISON = {"snp": {"tp": 90, "f1": 0.9876}, "indel": {"tp": 9, "f1": 0.95}}
+COMPARISON = {"classes": {"SNP": {"tp_truth": 90, "f1": 0.9876}, "indel": {"tp_truth": 9, "f1": 0.95}}}
 
 
 class Page(html.parser.HTMLParser):
