@@ -274,9 +274,7 @@ def _site_call(
     )
 
 
-def site_alleles(
-    chosen: list[int], candidates: Candidates, ref: NDArray[np.uint8]
-) -> tuple[int, str, tuple[str, ...]]:
+def site_alleles(chosen: list[int], candidates: Candidates, ref: NDArray[np.uint8]) -> tuple[int, str, tuple[str, ...]]:
     """Local start, REF and ALTs of candidates that begin at the same base."""
     start = int(candidates.start[chosen[0]])
     stop = max(int(candidates.stop[c]) for c in chosen)

@@ -193,9 +193,7 @@ def call_chunk(
     return ChunkCalls(variants, blocks, stats)
 
 
-def _prepare(
-    block: Any, reference: Reference, contig: int, start: int, stop: int, options: CallOptions
-) -> _Chunk:
+def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: int, options: CallOptions) -> _Chunk:
     """Reference segment, reads, evidence, candidates and windows."""
     length = reference.contigs[contig].length
     low, high = max(0, start - MARGIN), min(length, stop + MARGIN)
@@ -247,9 +245,7 @@ def _call_complex(
     """Records of the windows `which`, each with the contig position where its window begins."""
     window_reads = reads_of_windows(chunk.reads, chunk.windows, which, max_reads=options.max_reads)
     haplotypes = enumerate_haplotypes(chunk.windows, which, chunk.candidates, chunk.reads, window_reads, chunk.ref)
-    likelihoods = score_windows(
-        chunk.windows, which, window_reads, haplotypes, chunk.reads, backend=options.backend
-    )
+    likelihoods = score_windows(chunk.windows, which, window_reads, haplotypes, chunk.reads, backend=options.backend)
     genotypes = genotype_windows(
         chunk.windows, which, chunk.candidates, chunk.reads, haplotypes, likelihoods,
         log10_event=_log10_event_priors(chunk, options), further_prior=options.further_prior,

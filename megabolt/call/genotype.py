@@ -89,6 +89,19 @@ def _log10_pair_prior(
     return lowest + total - further - (0.3010299956639812 if U(a) == U(b) else 0.0)
 
 
+@kernel("int64(int32[::1], int64, int64, int64)")
+def _find(values: NDArray[np.int32], low: int, high: int, wanted: int) -> int:
+    """Place of `wanted` in the ascending values[low:high], -1 if it is not there."""
+    end = high
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < end and values[low] == wanted else -1
+
+
 @kernel(
     "void(int64[::1], int64[::1], int64[::1], int64[::1], uint8[::1], float64[::1], int64[::1], uint64[::1],"
     " int64[::1], int32[::1], int64[::1], float64[::1], uint8[::1], uint16[::1], int32[::1], float64, float64, int64,"
@@ -158,9 +171,9 @@ def _genotype(
             row = -1
             m = np.int64(mate[i])
             if 0 <= m < i:
-                at = np.searchsorted(read[first:last], np.int32(m))
-                if at < r and read[first + at] == m:
-                    row = row_of[at]
+                at = _find(read, first, first + r, m)
+                if at >= 0:
+                    row = row_of[at - first]
             if row < 0:
                 row = n_rows
                 n_rows += 1
@@ -177,16 +190,25 @@ def _genotype(
                 full[row, h] += best + np.log10((1.0 - e) * 10.0 ** max(d, -300.0) + e)  # (1), (2)
         out_mapq[k] = np.sqrt(squares / nr)
         # keep the reference and the best supported haplotypes
-        chosen = np.arange(all_haps)
+        support = np.zeros(all_haps, np.float64)
         if all_haps > max_paired:
-            support = np.zeros(all_haps, np.float64)
             for row in range(n_rows):
-                best = full[row].max()
+                best = full[row, 0]
+                for h in range(1, all_haps):
+                    best = max(best, full[row, h])
                 for h in range(all_haps):
                     support[h] += max(full[row, h], best - 5.0) + (0.5 if full[row, h] >= best - 1e-6 else 0.0)
             support[0] = 1e300
-            chosen = np.sort(np.argsort(-support, kind="mergesort")[:max_paired])
-        n = len(chosen)
+        chosen = np.empty(all_haps, np.int64)
+        n = 0
+        for h in range(all_haps):
+            better = 0
+            for g in range(all_haps):
+                if support[g] > support[h] or (support[g] == support[h] and g < h):
+                    better += 1
+            if better < max_paired:
+                chosen[n] = h
+                n += 1
         out_n_haps[k] = n
         out_n_fragments[k] = n_rows
         for h in range(n):
@@ -324,18 +346,27 @@ def summarise_site(
             top = max(log10_genotype[g], v)
             if top > -1e299:
                 log10_genotype[g] = top + np.log10(10.0 ** (log10_genotype[g] - top) + 10.0 ** (v - top))
-    support[:, :] = 0
-    spare[:] = 0.0
+    for a in range(n_alleles + 1):
+        support[a, 0] = support[a, 1] = 0
+    for a in range(n_alleles):
+        spare[a] = 0.0
     best = np.empty(n_alleles + 1, np.float64)
     for row in range(n_fragments):
-        best[:] = -1e300
+        for a in range(n_alleles + 1):
+            best[a] = -1e300
         for h in range(n_haps):
             a = allele_of_hap[h]
             best[a] = max(best[a], fragments[row * n_haps + h])
-        order = np.argsort(-best)
-        top = order[0]
+        top = 0
+        for a in range(1, n_alleles + 1):
+            if best[a] > best[top]:
+                top = a
+        second = -1e300
+        for a in range(n_alleles + 1):
+            if a != top:
+                second = max(second, best[a])
         winner = n_alleles
-        if top < n_alleles and best[top] - best[order[1]] > 0.5:
+        if top < n_alleles and best[top] - second > 0.5:
             winner = top
         column = 1 if strand[row] == 2 else 0
         support[winner, column] += 1

@@ -29,6 +29,8 @@ MAX_HAPLOTYPE_LENGTH = 1024
 FEW_CANDIDATES = 4
 #: A step of the beam needs this share of the reads that link two neighbouring candidates.
 MIN_LINK_FRACTION = 0.03
+#: Patterns of spanning reads that are looked at, the most frequent ones.
+MAX_PATTERNS = 64
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,32 @@ class Haplotypes:
     mask: NDArray[np.uint64]
     sequence_offset: NDArray[np.int64]
     sequence: NDArray[np.uint8]
+
+
+@kernel("uint64(uint64[::1], int64)")
+def _nth_smallest(values: NDArray[np.uint64], n: int) -> int:
+    """The value with exactly n smaller or equal ones before it in order (n from 0), by bisection on its bits."""
+    answer = U(0)
+    for bit in range(63, -1, -1):
+        trial = answer | (U(1) << U(bit))
+        below = 0
+        for v in values:
+            if v < trial:
+                below += 1
+        if below <= n:
+            answer = trial
+    return answer
+
+
+@kernel("void(float64[::1], int64, int64[::1])")
+def _order_descending(values: NDArray[np.float64], n: int, order: NDArray[np.int64]) -> None:
+    """Stable insertion sort: order[:n] lists values[:n] from the greatest on."""
+    for i in range(n):
+        j = i
+        while j > 0 and values[order[j - 1]] < values[i]:
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = i
 
 
 @kernel(
@@ -90,8 +118,7 @@ def _window_reads(
                 if stops[i] > ws - 3:
                     hashes[count] = name_hash[i]
                     count += 1
-            hashes.sort()
-            limit = hashes[max_reads]
+            limit = _nth_smallest(hashes, max_reads)
         for i in range(first, last):
             if stops[i] > ws - 3 and (limit == ~U(0) or name_hash[i] < limit):
                 if n < len(out):
@@ -224,15 +251,16 @@ def _beam(
     scores = np.zeros(width, np.float64)
     new_masks = np.zeros(2 * width, np.uint64)
     new_scores = np.zeros(2 * width, np.float64)
+    order = np.empty(2 * width, np.int64)
     size = 1
     links = np.zeros((2, 2), np.float64)
     for j in range(n):
-        links[:, :] = 0.0
+        links[0, 0] = links[0, 1] = links[1, 0] = links[1, 1] = 0.0
         if j > 0:
             for r in range(n_reads):
                 if state[r, j - 1] >= 0 and state[r, j] >= 0:
                     links[state[r, j - 1], state[r, j]] += 1.0
-        total = links.sum()
+        total = links[0, 0] + links[0, 1] + links[1, 0] + links[1, 1]
         grown = 0
         for h in range(size):
             before = np.int64((masks[h] >> U(j - 1)) & U(1)) if j > 0 else 0
@@ -248,7 +276,7 @@ def _beam(
                 if j > 0:
                     new_scores[grown] += np.log((seen + 0.5) / (links[before, 0] + links[before, 1] + 1.0))
                 grown += 1
-        order = np.argsort(-new_scores[:grown], kind="mergesort")
+        _order_descending(new_scores, grown, order)
         size = min(grown, width)
         for h in range(size):
             masks[h] = new_masks[order[h]]
@@ -296,6 +324,8 @@ def _enumerate(
     n = 0
     out_offset[0] = 0
     beam = np.empty(cap, np.uint64)
+    proposal = np.empty(1 + MAX_PATTERNS + cap + 64, np.uint64)
+    limit = np.empty(len(proposal), np.int64)
     for k in range(len(which)):
         w = which[k]
         members = member[member_offset[w] : member_offset[w + 1]]
@@ -308,13 +338,12 @@ def _enumerate(
         if unknown or len(ids) == 0:
             which[k] = 0
             continue
-        state = np.full((len(ids), ne), -1, np.int8)
+        state = np.empty((len(ids), ne), np.int8)
         for j in range(ne):
             c = members[j]
             for r in range(len(ids)):
                 i = ids[r]
-                if read_start[i] < starts[c] and read_stop[i] > stops[c]:
-                    state[r, j] = 0
+                state[r, j] = 0 if read_start[i] < starts[c] and read_stop[i] > stops[c] else -1
             s0, s1 = support_offset[c], support_offset[c + 1]
             for r in range(len(ids)):
                 # both lists ascend
@@ -322,13 +351,12 @@ def _enumerate(
                     s0 += 1
                 if s0 < s1 and support[s0] == ids[r]:
                     state[r, j] = 1
-        n = _add(
-            U(0), members, starts, kinds, stops, candidate_offset, candidate_sequence, ref, hap_start[w], hap_stop[w],
-            out_mask, out_offset, out_sequence, first, n, max_length,
-        )  # fmt: skip
+        proposal[0], limit[0] = U(0), cap
+        n_proposals = 1
         # patterns of the reads that span the whole window
         pattern = np.empty(len(ids), np.uint64)
-        count = np.zeros(len(ids), np.int64)
+        count = np.zeros(len(ids), np.float64)
+        order = np.empty(len(ids), np.int64)
         n_patterns = 0
         for r in range(len(ids)):
             i = ids[r]
@@ -347,38 +375,32 @@ def _enumerate(
                     pattern[n_patterns] = mask
                     count[n_patterns] = 1
                     n_patterns += 1
-        order = np.argsort(-count[:n_patterns], kind="mergesort")
-        for x in range(n_patterns):
-            if n - first >= cap // 2:
-                break
+        _order_descending(count, n_patterns, order)
+        for x in range(min(n_patterns, MAX_PATTERNS)):
             if count[order[x]] >= 2 or n_patterns < 6:
-                n = _add(
-                    pattern[order[x]], members, starts, kinds, stops, candidate_offset, candidate_sequence, ref,
-                    hap_start[w], hap_stop[w], out_mask, out_offset, out_sequence, first, n, max_length,
-                )  # fmt: skip
+                proposal[n_proposals], limit[n_proposals] = pattern[order[x]], cap // 2
+                n_proposals += 1
         if ne >= 2:
             size = _beam(state, members, starts, kinds, stops, cap, 0.03, beam)
             for x in range(size):
-                if n - first >= cap:
-                    break
-                n = _add(
-                    beam[x], members, starts, kinds, stops, candidate_offset, candidate_sequence, ref,
-                    hap_start[w], hap_stop[w], out_mask, out_offset, out_sequence, first, n, max_length,
-                )  # fmt: skip
+                proposal[n_proposals], limit[n_proposals] = beam[x], cap
+                n_proposals += 1
         n_more = (1 << ne) - 1 if ne <= 4 else ne + 1
         for x in range(n_more):
-            if n - first >= cap:
-                break
             if ne <= 4:
                 mask = U(x + 1)
             elif x < ne:
                 mask = U(1) << U(x)
             else:
                 mask = (U(1) << U(ne)) - U(1)
-            n = _add(
-                mask, members, starts, kinds, stops, candidate_offset, candidate_sequence, ref,
-                hap_start[w], hap_stop[w], out_mask, out_offset, out_sequence, first, n, max_length,
-            )  # fmt: skip
+            proposal[n_proposals], limit[n_proposals] = mask, cap
+            n_proposals += 1
+        for x in range(n_proposals):
+            if n - first < limit[x]:
+                n = _add(
+                    proposal[x], members, starts, kinds, stops, candidate_offset, candidate_sequence, ref,
+                    hap_start[w], hap_stop[w], out_mask, out_offset, out_sequence, first, n, max_length,
+                )  # fmt: skip
         which[k] = n - first
 
 

@@ -153,9 +153,7 @@ def _pileup(
         rms[k] = np.sqrt(squares / max(1, n_reads))
 
 
-def pileup_snps(
-    chosen: NDArray[np.int64], candidates: Candidates, reads: Reads, ref: NDArray[np.uint8]
-) -> SnpCalls:
+def pileup_snps(chosen: NDArray[np.int64], candidates: Candidates, reads: Reads, ref: NDArray[np.uint8]) -> SnpCalls:
     """Genotype likelihoods of the candidate SNPs numbered `chosen`."""
     n = len(chosen)
     calls = SnpCalls(chosen, np.empty((n, 3)), np.empty((n, 3, 2), np.int64), np.empty((n, 2)), np.empty(n))

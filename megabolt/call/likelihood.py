@@ -177,9 +177,21 @@ def score_windows(
     read = np.empty(n_all, np.int32)
     n = int(
         _trim(
-            which, windows.trim_start, windows.trim_stop, haplotypes.offset, window_reads.offset, window_reads.read,
-            reads.start, reads.base_offset, reads.cigar_offset, reads.cigar, totals, read_offset,
-            query_start, query_stop, read,
+            which,
+            windows.trim_start,
+            windows.trim_stop,
+            haplotypes.offset,
+            window_reads.offset,
+            window_reads.read,
+            reads.start,
+            reads.base_offset,
+            reads.cigar_offset,
+            reads.cigar,
+            totals,
+            read_offset,
+            query_start,
+            query_stop,
+            read,
         )  # fmt: skip
     )
     out_bases, out_qualities = np.empty(totals[0], np.uint8), np.empty(totals[0], np.uint8)

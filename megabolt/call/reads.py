@@ -202,7 +202,11 @@ def _find_mates(
         slot = name_hash[i] & mask
         while table[slot] >= 0:
             j = np.int64(table[slot])
-            if name_hash[j] == name_hash[i] and mate[j] < 0 and (flag[i] ^ flag[j]) & np.uint16(0xC0) == np.uint16(0xC0):
+            if (
+                name_hash[j] == name_hash[i]
+                and mate[j] < 0
+                and (flag[i] ^ flag[j]) & np.uint16(0xC0) == np.uint16(0xC0)
+            ):
                 a, b = chosen[i] + 36, chosen[j] + 36
                 length = np.int64(data[U(a - 24)])
                 same = length == np.int64(data[U(b - 24)])
@@ -217,9 +221,7 @@ def _find_mates(
             table[slot] = np.int32(i)
 
 
-@kernel(
-    "void(int64[::1], int64[::1], int64[::1], uint8[::1], uint8[::1], int64[::1], uint32[::1], int32[::1], int64)"
-)
+@kernel("void(int64[::1], int64[::1], int64[::1], uint8[::1], uint8[::1], int64[::1], uint32[::1], int32[::1], int64)")
 def _reconcile_mates(
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
@@ -299,7 +301,9 @@ def decode_reads(
     n_records = len(block.offsets) - 1
     chosen = np.empty(n_records + 1, np.int64)
     totals = np.zeros(2, np.int64)
-    n = int(_select(block.data, block.offsets, contig, region_start, region_stop, origin + n_ref, min_mapq, chosen, totals))
+    n = int(
+        _select(block.data, block.offsets, contig, region_start, region_stop, origin + n_ref, min_mapq, chosen, totals)
+    )
     starts, stops = np.empty(n, np.int64), np.empty(n, np.int64)
     mapq, flag = np.empty(n, np.uint8), np.empty(n, np.uint16)
     base_offset, cigar_offset = np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)

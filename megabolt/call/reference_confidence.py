@@ -180,9 +180,7 @@ def reference_blocks(
     return blocks
 
 
-def _block(
-    contig: str, start: int, stop: int, letter: str, gq: int, depth: int, pl: tuple[int, ...]
-) -> VcfRecord:
+def _block(contig: str, start: int, stop: int, letter: str, gq: int, depth: int, pl: tuple[int, ...]) -> VcfRecord:
     genotype = {"GT": "0/0", "DP": depth, "GQ": gq, "MIN_DP": depth, "PL": pl}
     return VcfRecord(contig, start, letter, (NON_REF,), None, ".", {"END": stop}, genotype)
 

@@ -53,7 +53,9 @@ class Windows:
         return len(self.start)
 
 
-@kernel("void(uint8[::1], int64, int64[::1], int64[::1], uint8[::1], int64[::1], int64[::1], uint8[::1], int64[:, ::1])")
+@kernel(
+    "void(uint8[::1], int64, int64[::1], int64[::1], uint8[::1], int64[::1], int64[::1], uint8[::1], int64[:, ::1])"
+)
 def _extents(
     ref: NDArray[np.uint8],
     n_ref: int,
