@@ -56,9 +56,7 @@ class Plan:
         if self.assay not in ASSAYS:
             raise UsageError(f"assay '{self.assay}' is not known", f"Choose from {', '.join(ASSAYS)}.")
         if self.assay in TARGETED and self.targets is None:
-            raise UsageError(
-                f"assay {self.assay} needs the regions it looks at", "Name their BED file with --targets."
-            )
+            raise UsageError(f"assay {self.assay} needs the regions it looks at", "Name their BED file with --targets.")
         for sample in self.sheet.samples:
             if sample.is_tumor:
                 raise UsageError(
@@ -67,9 +65,7 @@ class Plan:
                 )
         unknown = sorted(set(self.truth) - set(self.names))
         if unknown:
-            raise UsageError(
-                f"no sample {unknown[0]}, whose truth is given, in {self.sheet.path}", "Check the name."
-            )
+            raise UsageError(f"no sample {unknown[0]}, whose truth is given, in {self.sheet.path}", "Check the name.")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -121,6 +117,14 @@ class Plan:
             words += ["--audit-log", str(self.audit_log)]
         return shlex.join(words)
 
+    def compare_options(self, name: str) -> str:
+        """Options of `megabolt compare` for a sample with a truth, quoted for a shell."""
+        regions = self.truth[name].regions
+        words = [] if regions is None else ["--regions", str(regions)]
+        if self.audit_log is not None:
+            words += ["--audit-log", str(self.audit_log)]
+        return shlex.join(words)
+
     def reports(self) -> dict[str, list[str]]:
         """Inputs of the final report: metrics of all samples, comparisons of those with a truth."""
         return {
@@ -146,9 +150,7 @@ def load_plan(config: Mapping[str, Any], *, base: Path | None = None) -> Plan:
     def needed(name: str) -> Path:
         found = path(config.get(name))
         if found is None:
-            raise UsageError(
-                f"the configuration has no '{name}'", "See workflows/schemas/config.schema.json."
-            )
+            raise UsageError(f"the configuration has no '{name}'", "See workflows/schemas/config.schema.json.")
         return found
 
     truth = {}

@@ -17,6 +17,7 @@ _STEPS = re.compile(r"(\d+) of (\d+) steps")
 _ERROR = re.compile(r"Error in rule (\w+):$")
 _STATUS = re.compile(r"returned non-zero exit status (\d+)")
 _TOTAL = re.compile(r"total\s+(\d+)$")
+_NAMED = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): .")
 _CHATTER = re.compile(r"^(Exiting because|Complete log|Elapsed time|WorkflowError:|At least one job|\s*$)")
 
 #: Bookkeeping jobs of no interest to the user.
@@ -79,10 +80,10 @@ class Progress:
             self.exit_codes.append(int(match[1]))
 
     def last_words(self) -> str:
-        """The last line that says something, for failures outside of jobs."""
-        return next(
-            (line.strip() for line in reversed(self._tail) if not _CHATTER.match(line)), "nothing said"
-        )
+        """Why Snakemake failed outside of a job: the last line that names an error, else the last one."""
+        said = [line.strip() for line in self._tail if not _CHATTER.match(line)]
+        named = [line for line in said if _NAMED.match(line)]
+        return (named or said or ["nothing said"])[-1]
 
     def _field(self, name: str, value: str) -> None:
         if self._error is not None and name == "jobid":

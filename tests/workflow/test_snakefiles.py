@@ -37,8 +37,7 @@ def folder(tmp_path: Path) -> Path:
     for name in ("ref.fa", "targets.bed", "truth.vcf.gz", "S_1.fq", "S_2.fq", "T_1.fq", "T_2.fq"):
         (tmp_path / name).touch()
     (tmp_path / "samples.csv").write_text(
-        "patient,sample,fastq_1,fastq_2,open_data\nP,S,S_1.fq,S_2.fq,me: made up\n"
-        "Q,T,T_1.fq,T_2.fq,me: made up\n"
+        "patient,sample,fastq_1,fastq_2,open_data\nP,S,S_1.fq,S_2.fq,me: made up\nQ,T,T_1.fq,T_2.fq,me: made up\n"
     )
     return tmp_path
 
@@ -67,7 +66,7 @@ def test_dry_run(assay: str, checkout: Path, folder: Path) -> None:
         "--dry-run",
         "--printshellcmds",
         preset=assay,
-        truth={"S": {"vcf": "truth.vcf.gz"}},
+        truth={"S": {"vcf": "truth.vcf.gz", "regions": "targets.bed"}},
         **targets,
     )
     assert said.startswith("exit 0\n"), said

@@ -14,10 +14,8 @@ rule compare:
     conda:
         "../envs/megabolt.yaml"
     params:
-        regions=lambda wildcards, input: (
-            f"--regions {input.regions:q}" if input.regions else ""
-        ),
+        options=lambda wildcards: plan.compare_options(wildcards.sample),
     shell:
-        "megabolt compare {input.truth:q} {input.calls:q} --reference {input.reference:q} {params.regions}"
+        "megabolt compare {input.truth:q} {input.calls:q} --reference {input.reference:q} {params.options}"
         ' --open-data "$(cat {input.declaration:q})"'
         " --json {output:q} > {log:q} 2>&1"
