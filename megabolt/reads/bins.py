@@ -29,7 +29,7 @@ from megabolt.align.record import NO_END, UNPLACED, RecordChunk
 from megabolt.compute.bits import load_u32, load_u64, prefetch, store_u64
 from megabolt.compute.jit import kernel
 from megabolt.errors import InternalError, ResourceError
-from megabolt.formats.bam_records import RecordBlock
+from megabolt.formats.bam import RecordBlock
 from megabolt.reads.arena import SLAB_BYTES, Arena, BufferPool
 from megabolt.reads.mark_duplicates import LIBRARY_SHIFT, mark_duplicates
 

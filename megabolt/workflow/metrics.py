@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from megabolt import __version__
 from megabolt.compute.bits import load_i32, load_u16, load_u32
 from megabolt.compute.jit import kernel
-from megabolt.formats.bam_records import RecordBlock
+from megabolt.formats.bam import RecordBlock
 from megabolt.formats.output import atomic_output
 from megabolt.formats.vcf import NON_REF, VcfRecord
 

@@ -112,9 +112,7 @@ def make_batch(pairs: list[tuple[Read, Read]]) -> tuple[Batch, Alignments]:
 
 
 def decode(chunk: RecordChunk, folder: Path) -> list[Any]:
-    header = b"@HD\tVN:1.6\n" + b"".join(
-        b"@SQ\tSN:%s\tLN:%d\n" % (n.encode(), length) for n, length in CONTIGS
-    )
+    header = b"@HD\tVN:1.6\n" + b"".join(b"@SQ\tSN:%s\tLN:%d\n" % (n.encode(), length) for n, length in CONTIGS)
     raw = b"BAM\1" + struct.pack("<i", len(header)) + header + struct.pack("<i", len(CONTIGS))
     for name, length in CONTIGS:
         raw += struct.pack("<i", len(name) + 1) + name.encode() + b"\0" + struct.pack("<i", length)
@@ -269,9 +267,7 @@ def random_read(rng: np.random.Generator, name: str, genome: list[str], length: 
 def build(pairs: list[tuple[Read, Read]], genome: list[str], out: RecordChunk | None = None) -> RecordChunk:
     batch, alignments = make_batch(pairs)
     words, offsets, intervals = pack(genome)
-    return build_records(
-        batch, alignments, words, offsets, intervals, b"lane1", out or RecordChunk.allocate(1)
-    )  # type: ignore[arg-type]
+    return build_records(batch, alignments, words, offsets, intervals, b"lane1", out or RecordChunk.allocate(1))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -280,9 +276,7 @@ def test_records_agree_with_the_plain_record(tmp_path: Path, seed: int) -> None:
     genome = make_genome(rng)
     pairs = []
     for i in range(300):
-        lengths = (
-            rng.integers(1, 501, 2) if i % 3 else rng.choice([1, 2, 31, 32, 33, 63, 64, 65, 128, 150, 500], 2)
-        )
+        lengths = rng.integers(1, 501, 2) if i % 3 else rng.choice([1, 2, 31, 32, 33, 63, 64, 65, 128, 150, 500], 2)
         name = "r" * int(rng.choice([1, 7, 8, 9, 63, 64, 65, 250])) + str(i)
         mapped = rng.random(2) < 0.85
         pairs.append(tuple(random_read(rng, name, genome, int(n), bool(x)) for n, x in zip(lengths, mapped)))

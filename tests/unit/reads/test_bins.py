@@ -56,9 +56,7 @@ def parse(block: Any) -> list[tuple[int, int, int, int, bytes]]:
         raw = bytes(block.data[block.offsets[i] : block.offsets[i + 1]])
         assert struct.unpack_from("<I", raw)[0] == len(raw) - 4
         contig, start, name_length = struct.unpack_from("<iiB", raw, 4)
-        rows.append(
-            (contig, start, struct.unpack_from("<H", raw, 18)[0], int(raw[36 : 35 + name_length]), raw)
-        )
+        rows.append((contig, start, struct.unpack_from("<H", raw, 18)[0], int(raw[36 : 35 + name_length]), raw))
     return rows
 
 
@@ -116,9 +114,7 @@ def test_records_around_a_stretch_come_from_neighbouring_bins_too() -> None:
             for start in range(region.start, region.stop, 1_000_000):
                 stop = min(start + 1_000_000, region.stop)
                 expected = [
-                    row
-                    for row in everything
-                    if row[0] == region.contig and start - HALO <= row[1] < stop + HALO
+                    row for row in everything if row[0] == region.contig and start - HALO <= row[1] < stop + HALO
                 ]
                 assert parse(block.around(region, start, stop)) == expected
 

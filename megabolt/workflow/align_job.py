@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pass 1 of a job: FASTQ to packed records in bins.
+
+In: FASTQ pairs, index. Out: a filled `BinStore`, duplicates decided. Next: `workflow/sweep.py`.
+
+The calling thread draws batches (two more threads inflate and parse), N workers align them and write records.
+Batches have fixed borders and records carry their ordinal, so nothing depends on which worker took what.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import Protocol
+
+from megabolt.align.alignments import Alignments
+from megabolt.align.engine import InsertSize, PairAligner
+from megabolt.align.index import Index
+from megabolt.align.record import RecordChunk, build_records
+from megabolt.errors import UsageError
+from megabolt.formats.fastq import PairBatch, read_pairs
+from megabolt.privacy.consent import Permit
+from megabolt.reads.bins import BinStore
+from megabolt.workflow.clock import Clock
+from megabolt.workflow.ordered import in_order, worker_pool
+from megabolt.workflow.read_groups import ReadGroup
+
+#: Pairs that are aligned together: their working arrays stay in a core's cache.
+PAIRS_PER_BATCH = 2048
+#: The insert sizes of a read group are learnt from its first batches, some 16,000 pairs.
+LEARNING_BATCHES = 8
+
+
+class Aligner(Protocol):
+    """What this job needs of `align.engine.PairAligner`."""
+
+    def learn_insert_size(self, batches: Sequence[PairBatch]) -> InsertSize: ...
+
+    def align(self, batch: PairBatch, insert_size: InsertSize) -> Alignments: ...
+
+
+@dataclass(frozen=True)
+class FastqInput:
+    """FASTQ files of one sample; the k-th pair of files is the k-th read group."""
+
+    fastq_1: tuple[Path, ...]
+    fastq_2: tuple[Path, ...]
+    read_groups: tuple[ReadGroup, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.fastq_1) == len(self.fastq_2) == len(self.read_groups) > 0:
+            raise UsageError(
+                f"{len(self.fastq_1)} files of mate 1, {len(self.fastq_2)} of mate 2,"
+                f" {len(self.read_groups)} read groups",
+                "Give as many of each, at least one.",
+            )
+
+
+class _Worker:
+    """Aligns a batch and stores its records; one chunk of memory per thread."""
+
+    def __init__(
+        self, aligner: Aligner, index: Index, groups: Sequence[ReadGroup], store: BinStore, clock: Clock
+    ) -> None:
+        self._aligner, self._index, self._store, self._clock = aligner, index, store, clock
+        self._ids = [group.read_group.encode() for group in groups]
+        libraries = list(dict.fromkeys(group.library for group in groups))
+        self._library = [libraries.index(group.library) for group in groups]
+        self._local = threading.local()
+
+    def __call__(self, task: tuple[PairBatch, InsertSize]) -> int:
+        batch, insert_size = task
+        index, n_pairs = self._index, batch.n_pairs
+        with self._clock.work("align"):
+            alignments = self._aligner.align(batch, insert_size)
+        with self._clock.work("records"):
+            chunk = getattr(self._local, "chunk", None) or RecordChunk.allocate(PAIRS_PER_BATCH)
+            self._local.chunk = build_records(
+                batch,
+                alignments,
+                index.packed_reference,
+                index.contig_offset,
+                index.n_intervals,
+                self._ids[batch.read_group],
+                chunk,
+            )
+        with self._clock.work("bins"):
+            self._store.add(self._local.chunk, self._library[batch.read_group])
+        batch.release()
+        return n_pairs
+
+
+def align_reads(
+    index: Index,
+    reads: FastqInput,
+    permit: Permit,
+    store: BinStore,
+    *,
+    threads: int,
+    clock: Clock,
+    say: Callable[[int], None] | None = None,
+    aligner: Aligner | None = None,
+) -> list[InsertSize]:
+    """Align all reads of a sample and put their records into bins.
+
+    Parameters
+    ----------
+    store
+        Takes the records.
+    say
+        Told the number of pairs done, after each batch.
+    aligner
+        `PairAligner(index)` unless given.
+
+    Returns
+    -------
+    The insert sizes learnt, one for each read group that has reads.
+    """
+    aligner = aligner or PairAligner(index)
+    learnt: list[InsertSize] = []
+    worker = _Worker(aligner, index, reads.read_groups, store, clock)
+    n_pairs = 0
+    with (
+        closing(read_pairs(reads.fastq_1, reads.fastq_2, permit, pairs_per_batch=PAIRS_PER_BATCH)) as batches,  # type: ignore[type-var]
+        worker_pool(threads) as pool,
+    ):
+        for done in in_order(pool, worker, _with_insert_sizes(batches, aligner, learnt), 2 * threads):
+            n_pairs += done
+            if say is not None:
+                say(n_pairs)
+    return learnt
+
+
+def _with_insert_sizes(
+    batches: Iterable[PairBatch], aligner: Aligner, learnt: list[InsertSize]
+) -> Iterator[tuple[PairBatch, InsertSize]]:
+    """Each batch with the insert sizes of its read group, which come from the group's first batches."""
+    for _, group in groupby(batches, key=lambda batch: batch.read_group):
+        yield from _learn_first(group, aligner, learnt)
+
+
+def _learn_first(
+    group: Iterator[PairBatch], aligner: Aligner, learnt: list[InsertSize]
+) -> Iterator[tuple[PairBatch, InsertSize]]:
+    first = list(islice(group, LEARNING_BATCHES))
+    insert_size = aligner.learn_insert_size(first)
+    learnt.append(insert_size)
+    for batch in chain(first, group):
+        yield batch, insert_size
