@@ -358,7 +358,7 @@ def _write(path: Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) 
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _crc_room(arrays: dict[str, NDArray[Any]]) -> int:

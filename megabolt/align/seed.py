@@ -106,10 +106,9 @@ def _syncmer_flags(codes: Any, n: Any, scratch: Any, stride: Any, flags: Any) ->
     later_ahead = ahead[8 : n + 8]
     later_behind = behind[8 : n + 8]
     for i in range(n_inner):
-        x = min(
-            ahead[i] | (later_ahead[i] << np.uint32(16)), (behind[i] << np.uint32(16)) | later_behind[i]
-        ) * np.uint32(0x9E3779B1)
-        x = (x ^ (x >> np.uint32(15))) * np.uint32(0x85EBCA77)
+        x = min(ahead[i] | (later_ahead[i] << np.uint32(16)), (behind[i] << np.uint32(16)) | later_behind[i])
+        x = np.uint32(x * np.uint32(0x9E3779B1))  # the cast keeps Numba from widening to 64 bits
+        x = np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x85EBCA77))
         hashed[i] = x ^ (x >> np.uint32(13))
     later = hashed[1:]
     for i in range(n_inner - 1):
