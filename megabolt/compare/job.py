@@ -17,13 +17,14 @@ from pathlib import Path
 from megabolt import __version__
 from megabolt.compare.clusters import make_clusters
 from megabolt.compare.match import best_match
+from megabolt.compare.reading import read_genotypes
 from megabolt.compare.variants import Selection, Variant, VariantClass, VariantSet, collect
 from megabolt.errors import UsageError
 from megabolt.formats.bases import ASCII_OF_CODE
 from megabolt.formats.bed import read_bed
 from megabolt.formats.fasta import FastaReference, read_fasta
 from megabolt.formats.output import atomic_output
-from megabolt.formats.vcf import VcfRecord, read_vcf
+from megabolt.formats.vcf import VcfRecord
 from megabolt.privacy.consent import Permit, authorize
 
 SCHEMA_VERSION = 1
@@ -161,13 +162,13 @@ def compare_files(
     everything = not options.all_records
     truth_set = collect(
         truth,
-        read_vcf(truth, permit, sample=options.truth_sample),
+        read_genotypes(truth, permit, options.truth_sample),
         sequences,
         Selection(everything, None, regions),
     )
     calls_set = collect(
         calls,
-        read_vcf(calls, permit, sample=options.calls_sample),
+        read_genotypes(calls, permit, options.calls_sample),
         sequences,
         Selection(everything, options.min_qual, regions),
     )
@@ -268,16 +269,14 @@ def write_errors(
         ("calls", calls, options.calls_sample),
     ):
         wanted = {verdict.record: verdict for verdict in comparison.errors if verdict.side == side}
-        lines += _error_lines(wanted, read_vcf(file, permit, sample=sample))
+        lines += _error_lines(wanted, read_genotypes(file, permit, sample))
     lines.sort(key=lambda line: line[:2])
     with atomic_output(path) as temporary, open(temporary, "w", encoding="utf-8") as file_out:
         file_out.write("contig\tpos\tref\talt\tgenotype\tqual\tclass\terror\tallele_shared\n")
         file_out.writelines(text for _, _, text in lines)
 
 
-def _error_lines(
-    wanted: Mapping[int, Verdict], records: Iterable[VcfRecord]
-) -> Iterable[tuple[str, int, str]]:
+def _error_lines(wanted: Mapping[int, Verdict], records: Iterable[VcfRecord]) -> Iterable[tuple[str, int, str]]:
     for number, record in enumerate(records):
         verdict = wanted.get(number)
         if verdict is not None:

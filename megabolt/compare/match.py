@@ -133,9 +133,7 @@ def _search(sequence: bytes, cluster: Cluster, n_haplotypes: int) -> Match:
         key=lambda event: event[:4],
     )
     strand = Strand(cluster.start, cluster.start, b"", b"")
-    states: States = {
-        State((strand,) * n_haplotypes, cluster.start - 1, False, False): Record(0, 0, 0, 0, None)
-    }
+    states: States = {State((strand,) * n_haplotypes, cluster.start - 1, False, False): Record(0, 0, 0, 0, None)}
     approximate = False
     for start, _, side, ordinal, variant in events:
         states = _advance(sequence, states, start)
@@ -224,9 +222,7 @@ def _settle(state: State, record: Record, place: int) -> tuple[State, Record] | 
             return state, record
     if state.truth_played != state.calls_played:
         return None
-    level = Record(
-        record.n_played, record.balance - abs(record.surplus), record.n_level + 1, 0, record.chosen
-    )
+    level = Record(record.n_played, record.balance - abs(record.surplus), record.n_level + 1, 0, record.chosen)
     return State(state.strands, place - 1, False, False), level
 
 
@@ -259,9 +255,7 @@ def _play(
             return
         strands.append(moved)
         last_stop = max(last_stop, allele.stop)
-    grown = State(
-        tuple(strands), last_stop, state.truth_played or side == TRUTH, state.calls_played or side == CALLS
-    )
+    grown = State(tuple(strands), last_stop, state.truth_played or side == TRUTH, state.calls_played or side == CALLS)
     surplus = record.surplus + (1 if side == TRUTH else -1)
     chosen = Chosen(side, ordinal, record.chosen)
     _put(states, grown, Record(record.n_played + 1, record.balance, record.n_level, surplus, chosen))

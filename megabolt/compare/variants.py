@@ -224,9 +224,7 @@ def _placement(record: VcfRecord, alleles: Sequence[int | None], left_first: boo
         if not allele or not _is_sequence(record.alts[allele - 1]):
             pair.append(None)
         else:
-            pair.append(
-                trim(record.start, ref, record.alts[allele - 1].upper().encode(), left_first=left_first)
-            )
+            pair.append(trim(record.start, ref, record.alts[allele - 1].upper().encode(), left_first=left_first))
     return pair[0], pair[1]
 
 
