@@ -74,7 +74,7 @@ PRUNE = 115
 GAP_RIVALS, LONGEST_GAP, GAP_FROM = 12, 12, 50
 #: Second round if the bound leaves unseen places within this many dB of the best pair.
 SECOND_ROUND_MARGIN = 20.0
-#: Pairs above this penalty are re-scored by the affine kernel; the candidates it sees of each mate, by penalty and votes.
+#: Pairs above this penalty are re-scored by the affine kernel; candidates it sees per mate, by penalty and by votes.
 POOR_PENALTY = 100.0
 QUEUE_BY_PENALTY, QUEUE_BY_VOTES = 12, 4
 QUEUE_PER_PAIR = 2 * (QUEUE_BY_PENALTY + QUEUE_BY_VOTES)

@@ -28,9 +28,7 @@ def cache_folder() -> Path:
         source = package / name
         if source.exists():
             digest.update(source.read_bytes())
-    digest.update(
-        os.environ.get("MEGABOLT_SIMD_BITS", "").encode()
-    )  # decides the lane count of every vector kernel
+    digest.update(os.environ.get("MEGABOLT_SIMD_BITS", "").encode())  # decides the lane count of every vector kernel
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "megabolt" / f"kernels-{digest.hexdigest()[:12]}"
 
@@ -49,9 +47,7 @@ def kernel(signature: str | Any, *, fastmath: bool = False) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        compiled: F = numba.njit(signature, nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(
-            function
-        )
+        compiled: F = numba.njit(signature, nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(function)
         return compiled
 
     return decorate

@@ -111,9 +111,7 @@ def aligned_empty(length: int, dtype: Any) -> Any:
     return raw[skip : skip + size].view(dtype)
 
 
-def _vector_pointer(
-    context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Vector
-) -> Any:
+def _vector_pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Vector) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), vector.llvm.as_pointer())
 
@@ -193,9 +191,7 @@ def store(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
 # ---------------------------------------------------------------- arithmetic
 
 
-def _operator(
-    function: Any, on_integers: Callable[..., Any], on_floats: Callable[..., Any], to_mask: bool
-) -> None:
+def _operator(function: Any, on_integers: Callable[..., Any], on_floats: Callable[..., Any], to_mask: bool) -> None:
     """Teach Numba `function(vector, vector)`, lane by lane."""
 
     @infer_global(function)

@@ -22,9 +22,7 @@ def folder() -> Path:
     for candidate in (package / "_kernels", package.parent / "kernels"):
         if (candidate / "dialect").is_dir():
             return candidate
-    raise InternalError(
-        f"no device sources beside {package}", "Install megabolt again; the package is incomplete."
-    )
+    raise InternalError(f"no device sources beside {package}", "Install megabolt again; the package is incomplete.")
 
 
 def algorithms() -> list[str]:

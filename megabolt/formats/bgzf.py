@@ -67,9 +67,7 @@ class BgzfWriter:
         At most so many batches of a megabyte wait for the disk.
     """
 
-    def __init__(
-        self, raw: BinaryIO, level: int = 1, pool: Executor | None = None, in_flight: int = 16
-    ) -> None:
+    def __init__(self, raw: BinaryIO, level: int = 1, pool: Executor | None = None, in_flight: int = 16) -> None:
         self._raw = raw
         self._level = level
         self._pool = pool
@@ -206,15 +204,11 @@ def _block_size(data: memoryview | bytes, i: int, stop: int) -> int:
 def inflate_block(data: memoryview | bytes, block: Block, path: Path | str) -> bytes:
     """The inflated bytes of a block, checked against its CRC and its size."""
     try:
-        body = isal_zlib.decompress(
-            data[block.body_start : block.stop - 8], _RAW_DEFLATE, block.inflated_size + 1
-        )
+        body = isal_zlib.decompress(data[block.body_start : block.stop - 8], _RAW_DEFLATE, block.inflated_size + 1)
     except DeflateError as error:
         raise InputFormatError(path, f"byte {block.start}", f"damaged block ({error})", _ADVICE) from error
     if len(body) != block.inflated_size or isal_zlib.crc32(body) != block.crc:
-        raise InputFormatError(
-            path, f"byte {block.start}", "damaged block (checksum or size differ)", _ADVICE
-        )
+        raise InputFormatError(path, f"byte {block.start}", "damaged block (checksum or size differ)", _ADVICE)
     return bytes(body)
 
 

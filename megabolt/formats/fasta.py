@@ -120,8 +120,7 @@ def read_fasta(path: Path | str) -> FastaReference:
     if n_bases < 0:
         raise _not_a_base(path, int(fault[0]), int(fault[1]))
     contigs = tuple(
-        _contig(path, name, int(headers[i, 2]), data[first_base[i] : first_base[i + 1]])
-        for i, name in enumerate(names)
+        _contig(path, name, int(headers[i, 2]), data[first_base[i] : first_base[i + 1]]) for i, name in enumerate(names)
     )
     _encode(data, n_bases, CODE_OF_ASCII)
     data[n_bases : n_bases + PADDING] = N

@@ -168,18 +168,13 @@ def _check_mates(files: Sequence[Sequence[Path]], one: _MateBatch | None, two: _
             return
         same_file = shorter is not None and shorter.file == longer.file
         n_reads = longer.first_record + (shorter.n if same_file and shorter is not None else 0)
-        why = (
-            f"the file ends after {n_reads} reads, but its mate file {files[1 - short][longer.file]} goes on"
-        )
+        why = f"the file ends after {n_reads} reads, but its mate file {files[1 - short][longer.file]} goes on"
         advice = "R1 and R2 must hold the same pairs: one file is truncated or was filtered alone."
         raise InputFormatError(files[short][longer.file], f"record {n_reads}", why, advice)
     row = int(scan.first_unequal_name(one.text, one.fields[: one.n], two.text, two.fields[: two.n]))
     if row >= 0:
         record = two.first_record + row + 1
-        why = (
-            f"the name {_name(two, row)!r} differs from that of its mate, {_name(one, row)!r} "
-            f"in {files[0][one.file]}"
-        )
+        why = f"the name {_name(two, row)!r} differs from that of its mate, {_name(one, row)!r} in {files[0][one.file]}"
         advice = "R1 and R2 must list the same pairs in the same order: were they sorted or filtered alone?"
         where = f"line {4 * record - 3} (record {record})"
         raise InputFormatError(files[1][two.file], where, why, advice)
@@ -370,9 +365,7 @@ class _MateThread:
             why, advice = "a FASTQ record begins with '@'", "Check that this is an undamaged FASTQ file."
         raise stream.error("line 1 (record 1)", why, advice)
 
-    def _cut(
-        self, stream: InputStream, batch: _MateBatch, n_lines: int, n: int, first_record: int
-    ) -> InputFormatError:
+    def _cut(self, stream: InputStream, batch: _MateBatch, n_lines: int, n: int, first_record: int) -> InputFormatError:
         if n_lines == 0:
             return stream.error("", "the file is empty", "Check how it was made or copied.")
         record = first_record + n + 1

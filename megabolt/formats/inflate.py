@@ -52,9 +52,7 @@ class InputStream:
         except OSError as error:
             self.close()
             reason = error.strerror or str(error)
-            raise self.error(
-                "", f"cannot be read ({reason})", "Check the path and its permissions."
-            ) from error
+            raise self.error("", f"cannot be read ({reason})", "Check the path and its permissions.") from error
         self._check_kind(head)
         self.is_gzip = head[:2] == b"\x1f\x8b"
         self._stream: Any = _IGzipFile(fileobj=raw, mode="rb") if self.is_gzip else raw

@@ -31,9 +31,7 @@ _ADVICE = {
 def output_error(path: Path | str, error: OSError) -> OutputError:
     """The user's version of a failed write: names the file and says what to do."""
     reason = error.strerror or str(error)
-    return OutputError(
-        f"{path} cannot be written: {reason}", _ADVICE.get(error.errno or 0, "Check the disk.")
-    )
+    return OutputError(f"{path} cannot be written: {reason}", _ADVICE.get(error.errno or 0, "Check the disk."))
 
 
 @contextmanager

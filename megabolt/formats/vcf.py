@@ -185,9 +185,7 @@ def write_vcf(
     permit.record("open-write", path)
     csi = any(one.length >= TABIX_LIMIT for one in contigs)
     index_path = path.with_name(path.name + (".csi" if csi else ".tbi"))
-    header = header_text(
-        contigs, sample, reference_name=reference_name, source=source, extra=extra, gvcf=gvcf
-    )
+    header = header_text(contigs, sample, reference_name=reference_name, source=source, extra=extra, gvcf=gvcf)
     with atomic_output(path) as temporary, atomic_output(index_path) as temporary_index:
         n = _write_text(temporary, header, records)
         try:
@@ -230,7 +228,9 @@ def read_vcf(path: Path | str, permit: Permit, *, sample: str | None = None) -> 
     try:
         stream = pysam.VariantFile(str(path))
     except (OSError, ValueError) as error:
-        raise InputFormatError(path, "", f"not a readable VCF: {error}", "Check the file with bcftools view.") from error
+        raise InputFormatError(
+            path, "", f"not a readable VCF: {error}", "Check the file with bcftools view."
+        ) from error
     with stream:
         names = list(stream.header.samples)
         if sample is not None and sample not in names:

@@ -110,9 +110,7 @@ def read_phased_variants(path: Path, contigs: Sequence[Contig], permit: Permit) 
     try:
         with pysam.VariantFile(str(path)) as file:
             if len(file.header.samples) != 1:
-                raise InputFormatError(
-                    path, "", "a phased VCF of one sample is needed", "Use bcftools view -s."
-                )
+                raise InputFormatError(path, "", "a phased VCF of one sample is needed", "Use bcftools view -s.")
             for i, record in enumerate(file, 1):
                 found.append(_phased(path, i, record, number, contigs))
     except (OSError, ValueError) as error:
@@ -120,24 +118,18 @@ def read_phased_variants(path: Path, contigs: Sequence[Contig], permit: Permit) 
     return found
 
 
-def _phased(
-    path: Path, ordinal: int, record: Any, number: dict[str, int], contigs: Sequence[Contig]
-) -> PhasedVariant:
+def _phased(path: Path, ordinal: int, record: Any, number: dict[str, int], contigs: Sequence[Contig]) -> PhasedVariant:
     where = f"record {ordinal}"
     contig = number.get(record.chrom)
     if contig is None:
-        raise InputFormatError(
-            path, where, f"the reference has no contig {record.chrom}", "Use its own reference."
-        )
+        raise InputFormatError(path, where, f"the reference has no contig {record.chrom}", "Use its own reference.")
     genotype = record.samples[0]["GT"]
     alts = record.alts or ()
     if len(genotype) != 2 or any(allele is None or allele > len(alts) for allele in genotype):
         raise InputFormatError(path, where, "the genotype is not two known alleles", "Leave such sites out.")
     codes: NDArray[np.uint8] = contigs[contig][1][record.start : record.start + len(record.ref)]
     if ASCII_OF_CODE[codes].tobytes().decode() != record.ref.upper():
-        raise InputFormatError(
-            path, where, "REF is not what the reference has there", "Use its own reference."
-        )
+        raise InputFormatError(path, where, "REF is not what the reference has there", "Use its own reference.")
     return PhasedVariant(
         contig,
         record.start,

@@ -186,9 +186,7 @@ def _paste(genome: Codes, mask: NDArray[np.bool_] | None, copy: Codes, rng: np.r
     return len(copy)
 
 
-def _scatter_family(
-    genome: Codes, mask: NDArray[np.bool_], family: RepeatFamily, rng: np.random.Generator
-) -> None:
+def _scatter_family(genome: Codes, mask: NDArray[np.bool_], family: RepeatFamily, rng: np.random.Generator) -> None:
     ancestor = _background(family.length, rng)
     consensus = [mutate(ancestor, 0.05, 0.002, rng) for _ in range(family.n_subfamilies)]
     covered = 0
@@ -215,9 +213,7 @@ def _tandem_repeat(rng: np.random.Generator) -> Codes:
     """A homopolymer (mostly A/T), a dinucleotide or a longer unit, of realistic length; some interrupted."""
     kind = rng.random()
     if kind < 0.45:
-        unit = np.array(
-            [0 if rng.random() < 0.85 else 1], np.uint8
-        )  # the strand is drawn later: A = T, C = G
+        unit = np.array([0 if rng.random() < 0.85 else 1], np.uint8)  # the strand is drawn later: A = T, C = G
         copies = min(6 + int(rng.geometric(0.14)), 40)
     elif kind < 0.70:
         unit = np.array([(0, 1), (0, 3), (0, 2)][int(rng.choice(3, p=[0.55, 0.25, 0.2]))], np.uint8)
@@ -232,9 +228,7 @@ def _tandem_repeat(rng: np.random.Generator) -> Codes:
     return repeat
 
 
-def _scatter_tandem_repeats(
-    genome: Codes, mask: NDArray[np.bool_], spacing: int, rng: np.random.Generator
-) -> None:
+def _scatter_tandem_repeats(genome: Codes, mask: NDArray[np.bool_], spacing: int, rng: np.random.Generator) -> None:
     for _ in range(len(genome) // spacing):
         _paste(genome, mask, _tandem_repeat(rng), rng)
 

@@ -79,9 +79,7 @@ def haplotype_edits(variants: Sequence[PhasedVariant], haplotype: int) -> list[E
     return edits
 
 
-def apply_edits(
-    codes: NDArray[np.uint8], edits: Sequence[Edit]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def apply_edits(codes: NDArray[np.uint8], edits: Sequence[Edit]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The edited sequence and its anchors: int64 [n, 2], (its position, reference position): see `Source`."""
     pieces: list[NDArray[np.uint8]] = []
     anchors = [(0, 0)]

@@ -354,9 +354,7 @@ def fill_pairs(
         high = contig_start[n_contigs] if haplotype == 1 else contig_start[n_first]
         start, insert, contig, found = 0, 0, np.int64(0), False
         for _attempt in range(10000):
-            normal = math.sqrt(-2.0 * math.log(_uniform(state))) * math.cos(
-                6.283185307179586 * _uniform(state)
-            )
+            normal = math.sqrt(-2.0 * math.log(_uniform(state))) * math.cos(6.283185307179586 * _uniform(state))
             insert = int(insert_mean + insert_sd * normal + 0.5)
             start = low + int(_uniform(state) * (high - low))
             contig = np.int64(np.searchsorted(contig_start, start, side="right") - 1)

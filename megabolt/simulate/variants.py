@@ -87,9 +87,7 @@ def plant_variants(contigs: Sequence[Contig], options: VariantOptions, seed: int
     return planted
 
 
-def left_aligned(
-    codes: NDArray[np.uint8], start: int, deleted: int, inserted: NDArray[np.uint8]
-) -> PhasedVariant:
+def left_aligned(codes: NDArray[np.uint8], start: int, deleted: int, inserted: NDArray[np.uint8]) -> PhasedVariant:
     """An indel with the base before it, moved as far left as its sequence allows (contig 0, genotype 0|1).
 
     `start` is the first base deleted, or the base before which `inserted` goes; one of the two is empty.
@@ -121,10 +119,7 @@ def tandem_repeats(codes: NDArray[np.uint8], *, longest_period: int = 6) -> list
         starts, stops = edges[::2], edges[1::2] + period
         enough = stops - starts >= max(6, 3.5 * period)
         for start, stop in zip(starts[enough].tolist(), stops[enough].tolist()):
-            if not any(
-                period % p == 0 and _has_period(codes[start : start + period * 2], p)
-                for p in range(1, period)
-            ):
+            if not any(period % p == 0 and _has_period(codes[start : start + period * 2], p) for p in range(1, period)):
                 found.append(TandemRepeat(start, stop, period))
     return found
 
@@ -171,9 +166,7 @@ def _indels(
             yield PhasedVariant(contig, site.start, site.ref, site.alts, site.genotype)
 
 
-def _random_indel(
-    codes: NDArray[np.uint8], options: VariantOptions, rng: np.random.Generator
-) -> PhasedVariant | None:
+def _random_indel(codes: NDArray[np.uint8], options: VariantOptions, rng: np.random.Generator) -> PhasedVariant | None:
     length = min(int(rng.geometric(0.35)), options.longest)
     start = int(rng.integers(1, max(2, len(codes) - length)))
     if rng.random() < 0.5:

@@ -56,9 +56,7 @@ def read_groups(sample: str, texts: Sequence[str], n_pairs: int) -> tuple[ReadGr
         ids = [sample] if n_pairs == 1 else [f"{sample}.L{k}" for k in range(1, n_pairs + 1)]
         return tuple(ReadGroup(name, sample, sample) for name in ids)
     if len(texts) != n_pairs:
-        raise UsageError(
-            f"{len(texts)} read groups for {n_pairs} pairs of FASTQ files", "Give one for each pair."
-        )
+        raise UsageError(f"{len(texts)} read groups for {n_pairs} pairs of FASTQ files", "Give one for each pair.")
     groups = tuple(_parse(text, sample) for text in texts)
     ids = [group.read_group for group in groups]
     for name in ids:

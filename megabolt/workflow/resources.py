@@ -35,9 +35,7 @@ def parse_memory(text: str) -> int:
         raise UsageError(f"'{text}' is not an amount of memory", "Write it as 8G or 500M.")
     n_bytes = int(float(match[1]) * UNITS[match[2].upper()])
     if n_bytes < 64 << 20:
-        raise UsageError(
-            f"{text} of memory is too little for any job", "Give at least 64M; mind the unit: 8G, not 8."
-        )
+        raise UsageError(f"{text} of memory is too little for any job", "Give at least 64M; mind the unit: 8G, not 8.")
     return n_bytes
 
 

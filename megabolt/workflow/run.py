@@ -116,18 +116,14 @@ def run_workflow(config: Mapping[str, Any], outdir: Path, *, dry_run: bool = Fal
         status = _watch(command, outdir / PRIVATE / "snakemake.log", progress.line)
     if status != 0:
         raise _failure(progress, status, outdir)
-    return RunSummary(
-        outdir, len(plan.names), progress.n_done, time.perf_counter() - started, outdir / "report.html"
-    )
+    return RunSummary(outdir, len(plan.names), progress.n_done, time.perf_counter() - started, outdir / "report.html")
 
 
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be made: {error.strerror}", "Choose another --outdir."
-        ) from error
+        raise OutputError(f"{folder}: cannot be made: {error.strerror}", "Choose another --outdir.") from error
 
 
 @contextmanager

@@ -137,9 +137,7 @@ def _read_lines(path: Path) -> list[tuple[int, str]]:
             "Save the sheet as tab- or comma-separated text.",
         ) from error
     except OSError as error:
-        raise UsageError(
-            f"{path}: cannot read the sample sheet: {error.strerror}", "Check the path."
-        ) from error
+        raise UsageError(f"{path}: cannot read the sample sheet: {error.strerror}", "Check the path.") from error
     numbered = enumerate(text.splitlines(), 1)
     return [(i, line) for i, line in numbered if line.strip(" \t,") and not line.lstrip().startswith("#")]
 
@@ -186,9 +184,7 @@ def _check_header(path: Path, line: int, header: list[str]) -> None:
         raise InputFormatError(path, where, f"column '{repeated[0]}' occurs twice", known)
     for name in header:
         if name in LATER_STARTS:
-            raise InputFormatError(
-                path, where, f"column '{name}' is not supported: megabolt starts from FASTQ", known
-            )
+            raise InputFormatError(path, where, f"column '{name}' is not supported: megabolt starts from FASTQ", known)
         if name not in REQUIRED + OPTIONAL:
             raise InputFormatError(path, where, f"unknown column '{name}'", known)
     for name in REQUIRED:
@@ -220,9 +216,7 @@ def _list_rows(path: Path, lines: list[tuple[int, str]]) -> tuple[list[_Row], tu
                 "Give both mates of each lane, in the same order.",
             )
         if len(fields) == 5:
-            notes.append(
-                f"{path}, line {i}: adapter sequences are not used: ends that do not match are soft-clipped"
-            )
+            notes.append(f"{path}, line {i}: adapter sequences are not used: ends that do not match are soft-clipped")
         for k, (fastq_1, fastq_2) in enumerate(zip(first, second), 1):
             rows.append(_Row(i, name, name, "NA", "0", f"L{k}", fastq_1, fastq_2, ""))
     return rows, tuple(notes)
@@ -246,9 +240,7 @@ def _check_row(path: Path, row: _Row) -> _Row:
     if row.sex.upper() not in SEXES:
         raise InputFormatError(path, where, f"sex '{row.sex}' is not known", f"Use {', '.join(SEXES)}.")
     if row.status not in STATUSES:
-        raise InputFormatError(
-            path, where, f"status '{row.status}' is not known", "Use 0 (normal) or 1 (tumor)."
-        )
+        raise InputFormatError(path, where, f"status '{row.status}' is not known", "Use 0 (normal) or 1 (tumor).")
     return replace(row, sex=row.sex.upper())
 
 
@@ -300,9 +292,7 @@ def _sample(path: Path, rows: list[_Row]) -> Sample:
                 "Each (patient, sample, lane) stands once.",
             )
         lanes[name] = Lane(name, _file(path, row.fastq_1), _file(path, row.fastq_2), row.line)
-    return Sample(
-        first.patient, first.sample, first.sex, int(first.status), first.open_data, tuple(lanes.values())
-    )
+    return Sample(first.patient, first.sample, first.sex, int(first.status), first.open_data, tuple(lanes.values()))
 
 
 def _check_files(path: Path, rows: Iterable[_Row]) -> None:
@@ -313,9 +303,7 @@ def _check_files(path: Path, rows: Iterable[_Row]) -> None:
         for column in ("fastq_1", "fastq_2"):
             text = getattr(row, column)
             if not text:
-                raise InputFormatError(
-                    path, where, f"{column} is empty", "megabolt needs both mates of each pair."
-                )
+                raise InputFormatError(path, where, f"{column} is empty", "megabolt needs both mates of each pair.")
             file = _file(path, text)
             if not file.is_file():
                 raise InputFormatError(

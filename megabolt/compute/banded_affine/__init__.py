@@ -143,9 +143,7 @@ class AffineResult:
 def empty_result(n: int) -> AffineResult:
     """A result of n jobs, zeroed, for an implementation to fill."""
     ends = np.zeros((6, n), np.int32)
-    return AffineResult(
-        ends[0], ends[1], ends[2], ends[3], ends[4], np.zeros((n, MAX_CIGAR), np.uint32), ends[5]
-    )
+    return AffineResult(ends[0], ends[1], ends[2], ends[3], ends[4], np.zeros((n, MAX_CIGAR), np.uint32), ends[5])
 
 
 _IMPLEMENTATIONS: dict[Backend, Callable[[AffineJobs, AffineScores], AffineResult]] = {
@@ -156,9 +154,7 @@ _IMPLEMENTATIONS: dict[Backend, Callable[[AffineJobs, AffineScores], AffineResul
 }
 
 
-def align(
-    jobs: AffineJobs, scores: AffineScores | None = None, *, backend: Backend = Backend.NUMBA
-) -> AffineResult:
+def align(jobs: AffineJobs, scores: AffineScores | None = None, *, backend: Backend = Backend.NUMBA) -> AffineResult:
     """The best local alignment of each query inside its band, unaligned query ends at a price.
 
     Parameters

@@ -89,16 +89,12 @@ def align_arrays(
     cigar = np.zeros((n, MAX_CIGAR), np.uint32)
     if n:
         query_length = np.diff(query_offsets)
-        order = np.argsort(
-            query_length, kind="stable"
-        )  # lanes of a group have the same number of rows, or nearly
+        order = np.argsort(query_length, kind="stable")  # lanes of a group have the same number of rows, or nearly
         longest = int(query_length[order[-1]])
         width = 2 * int(band) + 2
         H = aligned_empty((longest + 1) * width * W, np.int16)
         small = aligned_empty((longest + (longest + width) + width + 3) * W, np.int16)
-        _align(
-            query, query_offsets, target, target_offsets, diagonal, band, scores, order, H, small, ends, cigar
-        )
+        _align(query, query_offsets, target, target_offsets, diagonal, band, scores, order, H, small, ends, cigar)
     return ends[0], ends[1], ends[2], ends[3], ends[4], cigar, ends[5]
 
 
@@ -320,9 +316,7 @@ def _align(
                 o = k * W
                 h_up, f_up = load_i16(H, above + o + W), load_i16(F, o + W)  # of (i-1, j)
                 t = load_i16(T, (i - 1) * W + o)
-                pair_score = where(
-                    base == t, match, minimum(mismatch, t)
-                )  # t is FORBIDDEN outside the target
+                pair_score = where(base == t, match, minimum(mismatch, t))  # t is FORBIDDEN outside the target
                 m_ij = pair_score + maximum(start, h_diagonal)  # (1)
                 f = maximum(h_up - open_extend, f_up - extend)  # (3)
                 m_or_f = maximum(m_ij, f)

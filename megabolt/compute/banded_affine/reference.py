@@ -79,9 +79,7 @@ class _Job:
         """Score, query and target range, and (operation, length) from left to right."""
         stops = np.array([self.stop(i) for i in range(len(self.query) + 1)])[:, np.newaxis]
         ends = self.M - stops
-        i, j = (
-            int(index) for index in np.unravel_index(np.argmax(ends), ends.shape)
-        )  # (5) first of the greatest
+        i, j = (int(index) for index in np.unravel_index(np.argmax(ends), ends.shape))  # (5) first of the greatest
         if ends[i, j] < MINUS_INFINITY // 2:  # the band misses the target
             return 0, (0, 0), (0, 0), []
         query_stop, target_stop = i, j

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 GROUP_SIZE = 64
 
 
-def log10_likelihood(
-    batch: PairHmmBatch, *, backend: Backend, group_size: int = GROUP_SIZE
-) -> NDArray[np.float64]:
+def log10_likelihood(batch: PairHmmBatch, *, backend: Backend, group_size: int = GROUP_SIZE) -> NDArray[np.float64]:
     """See `megabolt.compute.pairhmm.log10_likelihood`; `group_size` changes speed, never the result."""
     n_pairs = len(batch.pairs)
     if n_pairs == 0:

@@ -111,9 +111,7 @@ def _forward(
     inner loop has no registers left for more addresses.
     """
     old_state = flush_denormals()
-    code_row = np.empty(
-        len(constants) // 6, np.int64
-    )  # where the prior of haplotype base j starts in `prior`
+    code_row = np.empty(len(constants) // 6, np.int64)  # where the prior of haplotype base j starts in `prior`
     prior = np.empty(2 * N_CODES * W, np.float32)  # of two read bases, by haplotype code
     start = np.empty(W, np.int64)
     length = np.empty(W, np.int64)

@@ -83,9 +83,7 @@ def recompute(
                     m_here = prior / m
                     i_here = 0.0
                 else:
-                    m_here = prior * (
-                        (1.0 - 2.0 * g) * m_diagonal + (1.0 - x) * (i_diagonal + d_diagonal)
-                    )  # (1)
+                    m_here = prior * ((1.0 - 2.0 * g) * m_diagonal + (1.0 - x) * (i_diagonal + d_diagonal))  # (1)
                     i_here = gap_open[after] * M[j] + gap_extend[after] * I[j]  # (2)
                     m_diagonal, i_diagonal, d_diagonal = M[j], I[j], D[j]
                 d_left = g * m_left + x * d_left  # (3)

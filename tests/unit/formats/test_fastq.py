@@ -24,9 +24,7 @@ Read = tuple[str, str, str]
 
 @pytest.fixture
 def permit(tmp_path: Path) -> Permit:
-    return authorize(
-        "S1", "test", open_data="test suite: simulated reads", audit_log=tmp_path / "audit.jsonl"
-    )
+    return authorize("S1", "test", open_data="test suite: simulated reads", audit_log=tmp_path / "audit.jsonl")
 
 
 def simulate(n: int, seed: int = 1, longest: int = 150) -> list[tuple[Read, Read]]:
@@ -46,9 +44,7 @@ def simulate(n: int, seed: int = 1, longest: int = 150) -> list[tuple[Read, Read
 
 
 def fastq(reads: list[Read], suffix: str = "") -> bytes:
-    return "".join(
-        f"@{name}{suffix}\n{sequence}\n+\n{quality}\n" for name, sequence, quality in reads
-    ).encode()
+    return "".join(f"@{name}{suffix}\n{sequence}\n+\n{quality}\n" for name, sequence, quality in reads).encode()
 
 
 def write(folder: Path, text1: bytes, text2: bytes, suffix: str = "fq") -> tuple[list[Path], list[Path]]:
@@ -66,9 +62,7 @@ def reads_of(batch: PairBatch, mate: int) -> list[Read]:
     return reads
 
 
-def collect(
-    paths1: list[Path], paths2: list[Path], permit: Permit, **options: int
-) -> list[tuple[Read, Read]]:
+def collect(paths1: list[Path], paths2: list[Path], permit: Permit, **options: int) -> list[tuple[Read, Read]]:
     pairs: list[tuple[Read, Read]] = []
     for batch in read_pairs(paths1, paths2, permit, **options):
         assert batch.first_pair == len(pairs)
@@ -201,9 +195,7 @@ def test_several_pairs_of_files(tmp_path: Path, permit: Permit) -> None:
         (2, 10, 21),
         (2, 2, 31),
     ]
-    assert [pair for b in batches for pair in zip(reads_of(b, 0), reads_of(b, 1))] == list(
-        itertools.chain(*expected)
-    )
+    assert [pair for b in batches for pair in zip(reads_of(b, 0), reads_of(b, 1))] == list(itertools.chain(*expected))
 
 
 def test_released_buffers_are_used_again(tmp_path: Path, permit: Permit) -> None:
@@ -296,9 +288,7 @@ LONG = "A" * 501
 )
 @pytest.mark.parametrize("mate", [1, 2])
 @pytest.mark.parametrize("per_batch", [2, 2048])
-def test_malformed(
-    tmp_path: Path, permit: Permit, bad: bytes, where: str, why: str, mate: int, per_batch: int
-) -> None:
+def test_malformed(tmp_path: Path, permit: Permit, bad: bytes, where: str, why: str, mate: int, per_batch: int) -> None:
     texts = (bad, GOOD) if mate == 1 else (GOOD, bad)
     files = write(tmp_path, *texts)
     with pytest.raises(InputFormatError, match=why) as caught:
@@ -318,9 +308,7 @@ def test_cut_inside_a_quality_line(tmp_path: Path, permit: Permit) -> None:
 @pytest.mark.parametrize(
     ("n1", "n2", "short"), [(10, 8, 1), (10, 7, 1), (8, 10, 0), (1, 10, 0), (16, 15, 1), (16, 4, 1)]
 )
-def test_unequal_numbers_of_reads(
-    tmp_path: Path, permit: Permit, n1: int, n2: int, short: int, per_batch: int
-) -> None:
+def test_unequal_numbers_of_reads(tmp_path: Path, permit: Permit, n1: int, n2: int, short: int, per_batch: int) -> None:
     pairs = simulate(20)
     files = write(tmp_path, fastq([a for a, _ in pairs[:n1]]), fastq([b for _, b in pairs[:n2]]))
     with pytest.raises(InputFormatError, match=f"ends after {min(n1, n2)} reads") as caught:
@@ -342,9 +330,7 @@ def test_unequal_numbers_in_the_first_of_two_lanes(tmp_path: Path, permit: Permi
     assert caught.value.path == str(lists[1][0])
 
 
-@pytest.mark.parametrize(
-    ("end1", "end2"), [("/2", "/1"), (" 2:N:0", " 1:N:0"), ("/1", "/1"), (" 1:N:0", " 1:Y:0")]
-)
+@pytest.mark.parametrize(("end1", "end2"), [("/2", "/1"), (" 2:N:0", " 1:N:0"), ("/1", "/1"), (" 1:N:0", " 1:Y:0")])
 def test_swapped_or_doubled_mates(tmp_path: Path, permit: Permit, end1: str, end2: str) -> None:
     texts = fastq([a for a, _ in PAIRS], end1), fastq([b for _, b in PAIRS], end2)
     with pytest.raises(InputFormatError, match="says that it is mate"):
@@ -395,9 +381,7 @@ def test_text_named_gz(tmp_path: Path, permit: Permit) -> None:
         collect(*write(tmp_path, TEXT1, TEXT2, "fq.gz"), permit)
 
 
-@pytest.mark.parametrize(
-    "head", [b"BZh91AY", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd\0", b"PK\x03\x04", b"crypt4gh\1"]
-)
+@pytest.mark.parametrize("head", [b"BZh91AY", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd\0", b"PK\x03\x04", b"crypt4gh\1"])
 def test_other_compressions(tmp_path: Path, permit: Permit, head: bytes) -> None:
     with pytest.raises(InputFormatError, match="data"):
         collect(*write(tmp_path, head + TEXT1, TEXT2), permit)

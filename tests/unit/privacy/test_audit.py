@@ -123,8 +123,7 @@ def test_overlong_record_is_refused(log: Path) -> None:
 def test_threads_share_one_chain(tmp_path: Path) -> None:
     log = tmp_path / "audit.jsonl"
     threads = [
-        threading.Thread(target=lambda: [audit.append(log, {"action": "x"}) for _ in range(20)])
-        for _ in range(4)
+        threading.Thread(target=lambda: [audit.append(log, {"action": "x"}) for _ in range(20)]) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
