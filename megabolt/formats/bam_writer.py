@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sorted BAM with its index, written in one pass; CRAM by way of htslib.
+
+In: sorted `RecordBlock`s. Out: BAM + BAI (CSI for contigs beyond 2^29 bases), or CRAM + CRAI; both files of a
+pair appear together, or neither does.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from megabolt.errors import InternalError, UsageError
+from megabolt.formats import cram
+from megabolt.formats.bai import BAI_LIMIT, IndexBuilder
+from megabolt.formats.bam_records import BamHeader, RecordBlock
+from megabolt.formats.bgzf import BgzfWriter
+from megabolt.formats.output import atomic_output, output_error
+from megabolt.privacy.consent import Permit
+
+
+class BamWriter:
+    """Writes coordinate-sorted records; use it in a `with` statement.
+
+    Parameters
+    ----------
+    path
+        The file; a name that ends in .cram gives CRAM. Its index is beside it (.bai, .csi or .crai).
+    header
+        The header.
+    permit
+        Leave to write these data; recorded before the file is made.
+    level
+        Compression 0 to 3 (isal).
+    threads
+        Threads that compress besides the one that calls `write`; 1 compresses in the caller's.
+    reference
+        The FASTA; needed for CRAM.
+
+    Raises
+    ------
+    OutputError
+        The place cannot be written, or the disk is full: nothing is left there.
+    UsageError
+        CRAM without a reference.
+    InputFormatError
+        CRAM with a reference that lacks a contig of the header.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        header: BamHeader,
+        permit: Permit,
+        *,
+        level: int = 1,
+        threads: int = 1,
+        reference: Path | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._cram = self.path.suffix == ".cram"
+        self._threads = threads
+        self._done = False
+        self._index = IndexBuilder([contig.length for contig in header.contigs])
+        longest = max((contig.length for contig in header.contigs), default=0)
+        suffix = ".crai" if self._cram else (".csi" if longest > BAI_LIMIT else ".bai")
+        self.index_path = Path(f"{self.path}{suffix}")
+        if self._cram and reference is None:
+            raise UsageError(f"{path}: CRAM needs the reference", "Name the FASTA, or write a .bam file.")
+        permit.record("open-write", path, format="cram" if self._cram else "bam")
+        self._stack = ExitStack()
+        with self._guarded():
+            # undone last to first: the index is renamed after its file, so that it is not the older one
+            self._index_temporary = self._stack.enter_context(atomic_output(self.index_path))
+            self._temporary = self._stack.enter_context(atomic_output(self.path))
+            self._bam = self._temporary
+            if self._cram and reference is not None:
+                self._bam = self._stack.enter_context(_scratch_bam(self.path))
+                self._reference = self._stack.enter_context(cram.indexed_reference(Path(reference)))
+                cram.check_reference(self._reference, header.contigs)
+            self._raw: BinaryIO = self._stack.enter_context(open(self._bam, "wb"))  # noqa: SIM115 - on the stack
+            pool = self._stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
+            self._bgzf = BgzfWriter(self._raw, level, pool)
+            self._bgzf.write(header.encode())
+            self._bgzf.flush_block()  # records begin with a block of their own, as htslib has it
+
+    def write(self, block: RecordBlock) -> None:
+        """Add sorted records; the block may be used again when this returns. For one thread.
+
+        Raises
+        ------
+        OutputError
+            The disk is full or gone; nothing is left.
+        InternalError
+            The records are not sorted.
+        """
+        if self._done:
+            raise InternalError(f"{self.path} is written to after it was closed")
+        with self._guarded():
+            self._index.add(block, self._bgzf.tell())
+            self._bgzf.write(block.data[block.offsets[0] : block.offsets[-1]])
+
+    def close(self) -> None:
+        """Write what is left and the index, and put both files in place; a second call does nothing."""
+        if self._done:
+            return
+        with self._guarded():
+            self._bgzf.close()
+            self._raw.close()
+            if self._cram:
+                cram.encode(
+                    self._bam,
+                    self._reference,
+                    self._temporary,
+                    self._index_temporary,
+                    self._threads,
+                    self.path,
+                )
+            else:
+                self._index_temporary.write_bytes(self._index.encode(self._bgzf.virtual_offsets))
+            for path in (self._temporary, self._index_temporary):
+                _flush(path)
+            self._done = True
+            _remove_other_indexes(self.path, self.index_path)
+            self._stack.close()
+
+    def __enter__(self) -> BamWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if value is None:
+            self.close()
+        elif not self._done:
+            self._abandon(value)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """On any error remove everything; say what the disk's errors mean."""
+        try:
+            yield
+        except OSError as error:
+            self._abandon(error)
+            raise output_error(self.path, error) from error
+        except BaseException as error:
+            self._abandon(error)
+            raise
+
+    def _abandon(self, error: BaseException) -> None:
+        self._done = True
+        with suppress(AttributeError):  # not made yet
+            self._bgzf.abandon()
+        with suppress(BaseException):  # closing writes again, and fails again
+            self._stack.__exit__(type(error), error, error.__traceback__)
+
+
+@contextmanager
+def _scratch_bam(final: Path) -> Iterator[Path]:
+    """A private file beside the output that is removed in any case."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{final.name[:200]}.", suffix=".bam.tmp", dir=final.parent)
+    except OSError as error:
+        raise output_error(final, error) from error
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        with suppress(OSError):
+            os.unlink(name)
+
+
+def _flush(path: Path) -> None:
+    """To disk before either file gets its name: a disk that fills up now must not leave one of two."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove_other_indexes(path: Path, ours: Path) -> None:
+    """Indexes of the file that is being replaced: htslib would prefer some of them to the new one."""
+    for other in (f"{path}.csi", f"{path}.bai", f"{path}.crai", path.with_suffix(".bai")):
+        if Path(other) != ours:
+            with suppress(OSError):
+                os.unlink(other)

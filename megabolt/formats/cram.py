@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CRAM by way of htslib: decoded into memory, encoded from a BAM file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pysam
+from pysam.utils import SamtoolsError
+
+from megabolt.errors import InputFormatError, OutputError
+from megabolt.formats.fasta import Contig
+from megabolt.formats.inflate import InputStream
+
+#: The last bytes of a whole file, by major version (CRAM specification, chapter 9).
+_END = {
+    2: bytes.fromhex("0b000000ffffffff0fe0454f460000000001000001000606010001000100"),
+    3: bytes.fromhex("0f000000ffffffff0fe0454f4600000000010005bdd94f0001000606010001000100ee63014b"),
+}
+#: samtools inside pysam keeps its state in globals: one call at a time.
+_one_at_a_time = threading.Lock()
+
+
+def check_end(path: Path) -> None:
+    """Raise `InputFormatError` unless the file is a CRAM that ends as whole files of its version do."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(26)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 64))
+            tail = file.read()
+    except OSError as error:
+        why = f"cannot be read ({error.strerror or error})"
+        raise InputFormatError(path, "", why, "Check the path and its permissions.") from error
+    if head[:4] != b"CRAM":
+        raise InputFormatError(path, "byte 0", "not a CRAM file", "Name a BAM or CRAM file.")
+    if len(head) < 26 or not tail.endswith(_END.get(head[4], b"")):
+        why = "the end-of-file container is missing: the file is truncated"
+        raise InputFormatError(path, f"byte {size}", why, "Make it again, or copy it again.")
+
+
+@contextmanager
+def decoded(path: Path, reference: Path, region: str = "", *, header_only: bool = False) -> Iterator[Path]:
+    """A CRAM file, or a region of it, as BAM in a file that has no name and never reaches a disk.
+
+    Raises
+    ------
+    InputFormatError
+        It cannot be decoded: damaged, or another reference.
+    """
+    with _memory_file() as target:
+        options = ["-u", "-b", "-T", str(reference), "-o", str(target), *(["-H"] if header_only else [])]
+        try:
+            with _one_at_a_time:
+                pysam.view(*options, str(path), *([region] if region else []), catch_stdout=False)
+        except SamtoolsError as error:
+            why = f"cannot be decoded ({last_line(error)})"
+            raise InputFormatError(path, "", why, "Is it whole, and is this its reference?") from error
+        yield target
+
+
+def check_reference(fasta: Path, contigs: Sequence[Contig]) -> None:
+    """Raise unless an indexed FASTA has all the contigs, in their lengths.
+
+    htslib writes a CRAM without reference where a contig is missing, and does not say so.
+    """
+    rows = [line.split("\t") for line in Path(f"{fasta}.fai").read_text().splitlines()]
+    lengths = {row[0]: int(row[1]) for row in rows}
+    for contig in contigs:
+        if lengths.get(contig.name) != contig.length:
+            why = f"the reference has no contig {contig.name} of {contig.length} bases"
+            raise InputFormatError(fasta, "", why, "Name the FASTA the reads were aligned to.")
+
+
+def encode(bam: Path, fasta: Path, cram: Path, crai: Path, threads: int, shown: Path) -> None:
+    """Make a CRAM 3.0 and its index from a sorted BAM.
+
+    Parameters
+    ----------
+    fasta
+        As `indexed_reference` gives it.
+    shown
+        The name for messages.
+
+    Raises
+    ------
+    OutputError
+        The disk is full, or the reference is not the one of the BAM.
+    """
+    options = ["-C", "--output-fmt-option", "version=3.0", "-@", str(max(0, threads - 1))]
+    try:
+        with _one_at_a_time:
+            pysam.view(*options, "-T", str(fasta), "-o", str(cram), str(bam), catch_stdout=False)
+            pysam.index("-o", str(crai), str(cram))
+    except SamtoolsError as error:
+        why = f"{shown} cannot be written as CRAM: {last_line(error)}"
+        raise OutputError(why, "Check the disk, and that the reference is the aligner's.") from error
+
+
+@contextmanager
+def indexed_reference(fasta: Path) -> Iterator[Path]:
+    """A FASTA that htslib can use: with its .fai, and inflated unless it is bgzip with its .gzi.
+
+    If these are missing beside the file, a link or a copy in a private folder serves.
+    """
+    if Path(f"{fasta}.fai").exists() and (fasta.suffix != ".gz" or Path(f"{fasta}.gzi").exists()):
+        yield fasta
+        return
+    with tempfile.TemporaryDirectory(prefix="megabolt-") as folder, InputStream(fasta) as stream:
+        private = Path(folder) / "reference.fa"
+        if stream.is_gzip:
+            with open(private, "wb") as file:
+                buffer = bytearray(1 << 20)
+                while n := stream.readinto(buffer):
+                    file.write(memoryview(buffer)[:n])
+        else:
+            private.symlink_to(fasta.resolve())
+        with _one_at_a_time:
+            pysam.faidx(str(private))
+        yield private
+
+
+def last_line(error: Exception) -> str:
+    """The last line that samtools wrote before it failed."""
+    lines = [line for line in str(error).replace("\\n", "\n").splitlines() if line.strip(" '\"")]
+    return lines[-1].strip() if lines else "samtools failed"
+
+
+@contextmanager
+def _memory_file() -> Iterator[Path]:
+    """A file in memory, or a private one in the temporary folder where the system has no such thing."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("megabolt")
+        try:
+            yield Path(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+        return
+    with tempfile.TemporaryDirectory(prefix="megabolt-") as folder:  # mode 0700
+        yield Path(folder) / "decoded.bam"
