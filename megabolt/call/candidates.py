@@ -10,6 +10,7 @@ would otherwise split it into alleles of one read each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,15 +51,15 @@ class Candidates:
 
 @kernel("int64(int64[:, ::1], uint8[::1], int32[::1], float64, int64[::1], int64[:, ::1], uint8[::1], int64[::1])")
 def _group_indels(
-    indels: NDArray[np.int64],
-    bases: NDArray[np.uint8],
-    depth: NDArray[np.int32],
-    min_fraction: float,
-    member: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    consensus: NDArray[np.uint8],
-    used: NDArray[np.int64],
-) -> int:
+    indels: Any,
+    bases: Any,
+    depth: Any,
+    min_fraction: Any,
+    member: Any,
+    groups: Any,
+    consensus: Any,
+    used: Any,
+) -> Any:
     """Group sorted indel events into alleles.
 
     indels: sorted by position, kind, length, read. member: int64 [k], group of each event, -1 for none.

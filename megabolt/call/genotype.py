@@ -9,6 +9,7 @@ Mates are one observation: their likelihoods are multiplied before a template ch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,15 +60,15 @@ class Genotypes:
 
 @kernel("float64(uint64, uint64, int64[::1], int64[::1], uint8[::1], float64[::1], float64, float64)")
 def _log10_pair_prior(
-    a: int,
-    b: int,
-    members: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    kinds: NDArray[np.uint8],
-    log10_event: NDArray[np.float64],
-    further: float,
-    same_site: float,
-) -> float:
+    a: Any,
+    b: Any,
+    members: Any,
+    starts: Any,
+    kinds: Any,
+    log10_event: Any,
+    further: Any,
+    same_site: Any,
+) -> Any:
     """log10 prior of two haplotypes, from the events that either of them carries.
 
     The rarest event pays its own prior, each further one the smaller `further`: variants come together, in old
@@ -90,7 +91,7 @@ def _log10_pair_prior(
 
 
 @kernel("int64(int32[::1], int64, int64, int64)")
-def _find(values: NDArray[np.int32], low: int, high: int, wanted: int) -> int:
+def _find(values: Any, low: Any, high: Any, wanted: Any) -> Any:
     """Place of `wanted` in the ascending values[low:high], -1 if it is not there."""
     end = high
     while low < high:
@@ -109,36 +110,36 @@ def _find(values: NDArray[np.int32], low: int, high: int, wanted: int) -> int:
     " float64[::1], int64[:, ::1], float64[::1])"
 )
 def _genotype(
-    which: NDArray[np.int64],
-    member_offset: NDArray[np.int64],
-    member: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    kinds: NDArray[np.uint8],
-    log10_event: NDArray[np.float64],
-    hap_offset: NDArray[np.int64],
-    hap_mask: NDArray[np.uint64],
-    read_offset: NDArray[np.int64],
-    read: NDArray[np.int32],
-    offset: NDArray[np.int64],
-    log10: NDArray[np.float64],
-    mapq: NDArray[np.uint8],
-    flag: NDArray[np.uint16],
-    mate: NDArray[np.int32],
-    further: float,
-    same_site: float,
-    max_paired: int,
-    out_n_haps: NDArray[np.int64],
-    out_n_fragments: NDArray[np.int64],
-    out_hap_offset: NDArray[np.int64],
-    out_hap: NDArray[np.int64],
-    out_fragment_offset: NDArray[np.int64],
-    out_fragments: NDArray[np.float64],
-    out_row_offset: NDArray[np.int64],
-    out_strand: NDArray[np.int8],
-    out_pair_offset: NDArray[np.int64],
-    out_pairs: NDArray[np.float64],
-    out_best: NDArray[np.int64],
-    out_mapq: NDArray[np.float64],
+    which: Any,
+    member_offset: Any,
+    member: Any,
+    starts: Any,
+    kinds: Any,
+    log10_event: Any,
+    hap_offset: Any,
+    hap_mask: Any,
+    read_offset: Any,
+    read: Any,
+    offset: Any,
+    log10: Any,
+    mapq: Any,
+    flag: Any,
+    mate: Any,
+    further: Any,
+    same_site: Any,
+    max_paired: Any,
+    out_n_haps: Any,
+    out_n_fragments: Any,
+    out_hap_offset: Any,
+    out_hap: Any,
+    out_fragment_offset: Any,
+    out_fragments: Any,
+    out_row_offset: Any,
+    out_strand: Any,
+    out_pair_offset: Any,
+    out_pairs: Any,
+    out_best: Any,
+    out_mapq: Any,
 ) -> None:
     """Fill `Genotypes` for all windows.
 
@@ -292,11 +293,11 @@ def genotype_windows(
     )
     _genotype(
         which, windows.candidate_offset, windows.candidate, candidates.start, candidates.kind, log10_event,
-        haplotypes.offset, haplotypes.mask,
-        likelihoods.read_offset, likelihoods.read, likelihoods.offset, likelihoods.log10, reads.mapq, reads.flag,
-        reads.mate, float(np.log10(further_prior)), float(np.log10(same_site_prior)), MAX_PAIRED, result.n_haps, result.n_fragments, result.hap_offset, result.hap, result.fragment_offset,
-        result.fragments, result.row_offset, result.strand, result.pair_offset, result.pairs, result.best,
-        result.mapq,
+        haplotypes.offset, haplotypes.mask, likelihoods.read_offset, likelihoods.read, likelihoods.offset,
+        likelihoods.log10, reads.mapq, reads.flag, reads.mate, float(np.log10(further_prior)),
+        float(np.log10(same_site_prior)), MAX_PAIRED, result.n_haps, result.n_fragments, result.hap_offset,
+        result.hap, result.fragment_offset, result.fragments, result.row_offset, result.strand,
+        result.pair_offset, result.pairs, result.best, result.mapq,
     )  # fmt: skip
     return result
 

@@ -11,6 +11,7 @@ windows longer than a read; all combinations where there are few candidates.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ class Haplotypes:
 
 
 @kernel("uint64(uint64[::1], int64)")
-def _nth_smallest(values: NDArray[np.uint64], n: int) -> int:
+def _nth_smallest(values: Any, n: Any) -> Any:
     """The value with exactly n smaller or equal ones before it in order (n from 0), by bisection on its bits."""
     answer = U(0)
     for bit in range(63, -1, -1):
@@ -82,20 +83,21 @@ def _order_descending(values: NDArray[np.float64], n: int, order: NDArray[np.int
 
 
 @kernel(
-    "int64(int64[::1], int64[::1], uint64[::1], int64, int64[::1], int64[::1], int64[::1], int64, int64[::1], int32[::1])"
+    "int64(int64[::1], int64[::1], uint64[::1], int64, int64[::1], int64[::1], int64[::1], int64, int64[::1],"
+    " int32[::1])"
 )
 def _window_reads(
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    name_hash: NDArray[np.uint64],
-    max_span: int,
-    which: NDArray[np.int64],
-    window_start: NDArray[np.int64],
-    window_stop: NDArray[np.int64],
-    max_reads: int,
-    offset: NDArray[np.int64],
-    out: NDArray[np.int32],
-) -> int:
+    starts: Any,
+    stops: Any,
+    name_hash: Any,
+    max_span: Any,
+    which: Any,
+    window_start: Any,
+    window_stop: Any,
+    max_reads: Any,
+    offset: Any,
+    out: Any,
+) -> Any:
     """List the reads of each window in `which`; returns how many there are, which may exceed the room in `out`.
 
     Beyond `max_reads` the templates with the smallest name hashes are kept: the same ones in every chunk.
@@ -145,11 +147,11 @@ def reads_of_windows(reads: Reads, windows: Windows, which: NDArray[np.int64], *
 
 @kernel("boolean(uint64, int64[::1], int64[::1], uint8[::1], int64[::1])")
 def _compatible(
-    mask: int,
-    members: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    kinds: NDArray[np.uint8],
-    stops: NDArray[np.int64],
+    mask: Any,
+    members: Any,
+    starts: Any,
+    kinds: Any,
+    stops: Any,
 ) -> bool:
     """No two candidates of the set replace the same base, no two indels touch."""
     last = np.int64(-1)
@@ -170,23 +172,23 @@ def _compatible(
     " uint64[::1], int64[::1], uint8[::1], int64, int64, int64)"
 )
 def _add(
-    mask: int,
-    members: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    kinds: NDArray[np.uint8],
-    stops: NDArray[np.int64],
-    candidate_offset: NDArray[np.int64],
-    candidate_sequence: NDArray[np.uint8],
-    ref: NDArray[np.uint8],
-    hap_start: int,
-    hap_stop: int,
-    out_mask: NDArray[np.uint64],
-    out_offset: NDArray[np.int64],
-    out_sequence: NDArray[np.uint8],
-    first: int,
-    n: int,
-    max_length: int,
-) -> int:
+    mask: Any,
+    members: Any,
+    starts: Any,
+    kinds: Any,
+    stops: Any,
+    candidate_offset: Any,
+    candidate_sequence: Any,
+    ref: Any,
+    hap_start: Any,
+    hap_stop: Any,
+    out_mask: Any,
+    out_offset: Any,
+    out_sequence: Any,
+    first: Any,
+    n: Any,
+    max_length: Any,
+) -> Any:
     """Append the haplotype of `mask` to those of this window (first..n) unless it is impossible or known."""
     for h in range(first, n):
         if out_mask[h] == U(mask):
@@ -233,15 +235,15 @@ def _add(
 
 @kernel("int64(int8[:, ::1], int64[::1], int64[::1], uint8[::1], int64[::1], int64, float64, uint64[::1])")
 def _beam(
-    state: NDArray[np.int8],
-    members: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    kinds: NDArray[np.uint8],
-    stops: NDArray[np.int64],
-    width: int,
-    min_fraction: float,
-    result: NDArray[np.uint64],
-) -> int:
+    state: Any,
+    members: Any,
+    starts: Any,
+    kinds: Any,
+    stops: Any,
+    width: Any,
+    min_fraction: Any,
+    result: Any,
+) -> Any:
     """Likely chains of candidates, best first, by the linkage that reads show between neighbours.
 
     state: int8 [n_reads, n_candidates], 1 = shows it, 0 = spans the place without it, -1 = says nothing.
@@ -292,30 +294,30 @@ def _beam(
     " int64, int64, int64[::1], uint64[::1], int64[::1], uint8[::1])"
 )
 def _enumerate(
-    which: NDArray[np.int64],
-    window_start: NDArray[np.int64],
-    window_stop: NDArray[np.int64],
-    hap_start: NDArray[np.int64],
-    hap_stop: NDArray[np.int64],
-    member_offset: NDArray[np.int64],
-    member: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    kinds: NDArray[np.uint8],
-    candidate_offset: NDArray[np.int64],
-    candidate_sequence: NDArray[np.uint8],
-    support_offset: NDArray[np.int64],
-    support: NDArray[np.int32],
-    ref: NDArray[np.uint8],
-    stops: NDArray[np.int64],
-    read_start: NDArray[np.int64],
-    read_stop: NDArray[np.int64],
-    window_read: NDArray[np.int32],
-    cap: int,
-    max_length: int,
-    read_offset: NDArray[np.int64],
-    out_mask: NDArray[np.uint64],
-    out_offset: NDArray[np.int64],
-    out_sequence: NDArray[np.uint8],
+    which: Any,
+    window_start: Any,
+    window_stop: Any,
+    hap_start: Any,
+    hap_stop: Any,
+    member_offset: Any,
+    member: Any,
+    starts: Any,
+    kinds: Any,
+    candidate_offset: Any,
+    candidate_sequence: Any,
+    support_offset: Any,
+    support: Any,
+    ref: Any,
+    stops: Any,
+    read_start: Any,
+    read_stop: Any,
+    window_read: Any,
+    cap: Any,
+    max_length: Any,
+    read_offset: Any,
+    out_mask: Any,
+    out_offset: Any,
+    out_sequence: Any,
 ) -> None:
     """Haplotypes of the windows `which`; on return read_offset is unchanged and out_mask[-1] holds the total.
 

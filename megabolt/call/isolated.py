@@ -10,6 +10,7 @@ quality cap, same MAPQ mixture, same templates, same priors, so QUAL means the s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +39,7 @@ class SnpCalls:
 
 
 @kernel("int64(int64, int64, int64, int64[::1], uint32[::1])")
-def query_index(
-    position: int, start: int, first_base: int, operations: NDArray[np.int64], cigar: NDArray[np.uint32]
-) -> int:
+def query_index(position: Any, start: Any, first_base: Any, operations: Any, cigar: Any) -> Any:
     """Index of the base aligned to a reference position, -1 if the read has none there.
 
     operations: int64 [2], the read's range in `cigar`.
@@ -68,26 +67,26 @@ def query_index(
     " float64[:, ::1], int64[:, :, ::1], float64[:, ::1], float64[::1])"
 )
 def _pileup(
-    chosen: NDArray[np.int64],
-    positions: NDArray[np.int64],
-    sequence_offset: NDArray[np.int64],
-    sequence: NDArray[np.uint8],
-    ref: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    max_span: int,
-    mapq: NDArray[np.uint8],
-    flag: NDArray[np.uint16],
-    base_offset: NDArray[np.int64],
-    bases: NDArray[np.uint8],
-    qualities: NDArray[np.uint8],
-    cigar_offset: NDArray[np.int64],
-    cigar: NDArray[np.uint32],
-    mate: NDArray[np.int32],
-    likelihood: NDArray[np.float64],
-    support: NDArray[np.int64],
-    spare: NDArray[np.float64],
-    rms: NDArray[np.float64],
+    chosen: Any,
+    positions: Any,
+    sequence_offset: Any,
+    sequence: Any,
+    ref: Any,
+    starts: Any,
+    stops: Any,
+    max_span: Any,
+    mapq: Any,
+    flag: Any,
+    base_offset: Any,
+    bases: Any,
+    qualities: Any,
+    cigar_offset: Any,
+    cigar: Any,
+    mate: Any,
+    likelihood: Any,
+    support: Any,
+    spare: Any,
+    rms: Any,
 ) -> None:
     for k in range(len(chosen)):
         c = chosen[k]
@@ -110,7 +109,7 @@ def _pileup(
             log_ref, log_alt, log_other = 0.0, 0.0, 0.0
             n_seen = 0
             for side in range(2):
-                r = i
+                r: Any = i
                 if side == 1:
                     if m <= i or starts[m] > p or stops[m] <= p:
                         break
@@ -119,7 +118,7 @@ def _pileup(
                 if q < 0 or bases[q] > 3:
                     continue
                 n_seen += 1
-                quality = max(6, min(np.int64(qualities[q]), min(max(np.int64(mapq[r]), 3), 60)))
+                quality: Any = max(6, min(np.int64(qualities[q]), min(max(np.int64(mapq[r]), 3), 60)))
                 e = 10.0 ** (-0.1 * quality)
                 misplaced = max(10.0 ** (-float(mapq[r]) / 10.0), 3.1622776601683795e-05)
                 fits = 0.0  # log10 of (1 - misplaced) x 1 + misplaced

@@ -10,6 +10,7 @@ is capped at MAPQ.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,25 +53,25 @@ class Likelihoods:
     " int64[::1], uint32[::1], int64[::1], int64[::1], int64[::1], int64[::1], int32[::1])"
 )
 def _trim(
-    which: NDArray[np.int64],
-    trim_start: NDArray[np.int64],
-    trim_stop: NDArray[np.int64],
-    hap_offset: NDArray[np.int64],
-    read_offset: NDArray[np.int64],
-    window_read: NDArray[np.int32],
-    starts: NDArray[np.int64],
-    base_offset: NDArray[np.int64],
-    cigar_offset: NDArray[np.int64],
-    cigar: NDArray[np.uint32],
-    totals: NDArray[np.int64],
-    out_offset: NDArray[np.int64],
-    query_start: NDArray[np.int64],
-    query_stop: NDArray[np.int64],
-    out_read: NDArray[np.int32],
-) -> int:
+    which: Any,
+    trim_start: Any,
+    trim_stop: Any,
+    hap_offset: Any,
+    read_offset: Any,
+    window_read: Any,
+    starts: Any,
+    base_offset: Any,
+    cigar_offset: Any,
+    cigar: Any,
+    totals: Any,
+    out_offset: Any,
+    query_start: Any,
+    query_stop: Any,
+    out_read: Any,
+) -> Any:
     """Part of each read that covers its window's trimmed stretch; reads with too little of it are dropped."""
     n = 0
-    n_bases = 0
+    n_bases: Any = 0
     n_pairs = 0
     for k in range(len(which)):
         out_offset[k] = n
@@ -122,19 +123,19 @@ def _trim(
     " uint8[::1], uint8[::1], int64[::1], int32[:, ::1], int64[::1])"
 )
 def _fill(
-    read_offset: NDArray[np.int64],
-    hap_offset: NDArray[np.int64],
-    read: NDArray[np.int32],
-    query_start: NDArray[np.int64],
-    query_stop: NDArray[np.int64],
-    bases: NDArray[np.uint8],
-    qualities: NDArray[np.uint8],
-    mapq: NDArray[np.uint8],
-    out_bases: NDArray[np.uint8],
-    out_qualities: NDArray[np.uint8],
-    out_offset: NDArray[np.int64],
-    pairs: NDArray[np.int32],
-    pair_offset: NDArray[np.int64],
+    read_offset: Any,
+    hap_offset: Any,
+    read: Any,
+    query_start: Any,
+    query_stop: Any,
+    bases: Any,
+    qualities: Any,
+    mapq: Any,
+    out_bases: Any,
+    out_qualities: Any,
+    out_offset: Any,
+    pairs: Any,
+    pair_offset: Any,
 ) -> None:
     """Copy trimmed reads, cap their qualities at MAPQ, pair each with the haplotypes of its window."""
     at = 0
@@ -143,7 +144,7 @@ def _fill(
         pair_offset[k] = n_pairs
         for r in range(read_offset[k], read_offset[k + 1]):
             out_offset[r] = at
-            cap = np.int64(min(max(np.int64(mapq[read[r]]), 3), 60))
+            cap: Any = min(max(np.int64(mapq[read[r]]), 3), 60)
             for x in range(query_start[r], query_stop[r]):
                 out_bases[at] = bases[x]
                 out_qualities[at] = max(min(np.int64(qualities[x]), cap), 6)
@@ -175,25 +176,11 @@ def score_windows(
     read_offset = np.zeros(len(which) + 1, np.int64)
     query_start, query_stop = np.empty(n_all, np.int64), np.empty(n_all, np.int64)
     read = np.empty(n_all, np.int32)
-    n = int(
-        _trim(
-            which,
-            windows.trim_start,
-            windows.trim_stop,
-            haplotypes.offset,
-            window_reads.offset,
-            window_reads.read,
-            reads.start,
-            reads.base_offset,
-            reads.cigar_offset,
-            reads.cigar,
-            totals,
-            read_offset,
-            query_start,
-            query_stop,
-            read,
-        )  # fmt: skip
-    )
+    n = _trim(
+        which, windows.trim_start, windows.trim_stop, haplotypes.offset, window_reads.offset, window_reads.read,
+        reads.start, reads.base_offset, reads.cigar_offset, reads.cigar, totals, read_offset,
+        query_start, query_stop, read,
+    )  # fmt: skip
     out_bases, out_qualities = np.empty(totals[0], np.uint8), np.empty(totals[0], np.uint8)
     out_offset = np.zeros(n + 1, np.int64)
     pairs = np.empty((totals[1], 2), np.int32)

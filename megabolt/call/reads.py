@@ -67,16 +67,16 @@ class Reads:
 
 @kernel("int64(uint8[::1], int64[::1], int64, int64, int64, int64, int64, int64[::1], int64[::1])")
 def _select(
-    data: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-    contig: int,
-    region_start: int,
-    region_stop: int,
-    end: int,
-    min_mapq: int,
-    chosen: NDArray[np.int64],
-    totals: NDArray[np.int64],
-) -> int:
+    data: Any,
+    offsets: Any,
+    contig: Any,
+    region_start: Any,
+    region_stop: Any,
+    end: Any,
+    min_mapq: Any,
+    chosen: Any,
+    totals: Any,
+) -> Any:
     """Offsets of the usable records that overlap the region; totals: bases (padded), CIGAR operations, last stop."""
     n = 0
     totals[0] = 0
@@ -95,7 +95,7 @@ def _select(
         if n_cigar == 0 or length == 0 or length > 512:
             continue
         cigar = o + 36 + np.int64(data[U(o + 12)])
-        span = 0
+        span: Any = 0
         for c in range(n_cigar):
             word = np.int64(load_u32(data, cigar + 4 * c))
             op = word & 15
@@ -115,24 +115,24 @@ def _select(
     " int64[::1], uint8[::1], uint8[::1], int64[::1], uint32[::1], uint64[::1])"
 )
 def _decode(
-    data: NDArray[np.uint8],
-    chosen: NDArray[np.int64],
-    n: int,
-    origin: int,
-    two_codes: NDArray[np.uint16],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    mapq: NDArray[np.uint8],
-    flag: NDArray[np.uint16],
-    base_offset: NDArray[np.int64],
-    bases: NDArray[np.uint8],
-    qualities: NDArray[np.uint8],
-    cigar_offset: NDArray[np.int64],
-    cigar: NDArray[np.uint32],
-    name_hash: NDArray[np.uint64],
-) -> int:
+    data: Any,
+    chosen: Any,
+    n: Any,
+    origin: Any,
+    two_codes: Any,
+    starts: Any,
+    stops: Any,
+    mapq: Any,
+    flag: Any,
+    base_offset: Any,
+    bases: Any,
+    qualities: Any,
+    cigar_offset: Any,
+    cigar: Any,
+    name_hash: Any,
+) -> Any:
     """Fill the arrays of `Reads`; returns the longest reference span."""
-    next_base = 0
+    next_base: Any = 0
     next_op = 0
     max_span = 0
     for i in range(n):
@@ -148,7 +148,7 @@ def _decode(
             h = (h ^ U(data[U(o + 36 + x)])) * U(0x100000001B3)
         name_hash[i] = h ^ (h >> U(29))
         at = o + 36 + name_length
-        span = 0
+        span: Any = 0
         cigar_offset[i] = next_op
         for c in range(n_cigar):
             word = load_u32(data, at + 4 * c)

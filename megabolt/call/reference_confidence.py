@@ -11,6 +11,7 @@ indel, which only reads that span the whole repeat can exclude.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,20 +51,20 @@ _TABLES = _tables()
     " uint32[::1], int32[:, :, ::1], int64, int64, int64[:, ::1], int32[::1])"
 )
 def _accumulate(
-    ref: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    mapq: NDArray[np.uint8],
-    base_offset: NDArray[np.int64],
-    bases: NDArray[np.uint8],
-    qualities: NDArray[np.uint8],
-    cigar_offset: NDArray[np.int64],
-    cigar: NDArray[np.uint32],
-    tables: NDArray[np.int32],
-    low: int,
-    high: int,
-    phred: NDArray[np.int64],
-    spanning: NDArray[np.int32],
+    ref: Any,
+    starts: Any,
+    stops: Any,
+    mapq: Any,
+    base_offset: Any,
+    bases: Any,
+    qualities: Any,
+    cigar_offset: Any,
+    cigar: Any,
+    tables: Any,
+    low: Any,
+    high: Any,
+    phred: Any,
+    spanning: Any,
 ) -> None:
     """phred: int64 [high - low, 3], sums over reads; spanning: int32, reads that reach beyond on both sides."""
     for i in range(len(starts)):
@@ -82,7 +83,7 @@ def _accumulate(
                     base = bases[U(q + x)]
                     if base > 3:
                         continue
-                    quality = max(6, min(np.int64(qualities[U(q + x)]), cap))
+                    quality: Any = max(6, min(np.int64(qualities[U(q + x)]), cap))
                     differs = 0 if base == ref[U(p + x)] else 1
                     for g in range(3):
                         phred[U(p + x - low), U(g)] += tables[U(differs), U(g), U(quality)]
@@ -100,13 +101,13 @@ def _accumulate(
 
 @kernel("void(int64[::1], int64[::1], int64, int32[::1], int64, int64, int32[::1])")
 def _span_tracts(
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    max_span: int,
-    tract: NDArray[np.int32],
-    low: int,
-    high: int,
-    spanning: NDArray[np.int32],
+    starts: Any,
+    stops: Any,
+    max_span: Any,
+    tract: Any,
+    low: Any,
+    high: Any,
+    spanning: Any,
 ) -> None:
     """In long tandem tracts only reads that span the tract count."""
     n_ref = len(tract)

@@ -108,7 +108,7 @@ def _gap_probabilities(
         start, stop = hap_offsets[h], hap_offsets[h + 1]
         tandem_tracts(haps, start, stop, period, length)
         for x in range(start, stop):
-            units = min(np.int64(length[x]) // max(1, np.int64(period[x])), 40)
+            units = min(np.int64(length[x]) // np.int64(max(period[x], np.uint8(1))), 40)
             gap_open[x] = open_by_tract[period[x], units]
             gap_extend[x] = extend_by_period[period[x]]
 

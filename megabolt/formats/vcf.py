@@ -198,19 +198,20 @@ def write_vcf(
 
 
 def _write_text(path: Path, header: str, records: Iterable[VcfRecord]) -> int:
-    n = 0
+    n_records = 0
     with open(path, "wb") as raw:
         writer = BgzfWriter(raw)
         writer.write(header.encode())
         lines: list[str] = []
-        for n, record in enumerate(records, 1):
+        for record in records:
+            n_records += 1
             lines.append(record.line())
             if len(lines) == 4096:
                 writer.write("".join(lines).encode())
                 lines.clear()
         writer.write("".join(lines).encode())
         writer.close()
-    return n
+    return n_records
 
 
 def read_vcf(path: Path | str, permit: Permit, *, sample: str | None = None) -> Iterator[VcfRecord]:
@@ -236,13 +237,14 @@ def read_vcf(path: Path | str, permit: Permit, *, sample: str | None = None) -> 
         if sample is not None and sample not in names:
             raise InputFormatError(path, "header", f"no sample {sample}", f"Samples: {', '.join(names) or 'none'}.")
         chosen = sample if sample is not None else (names[0] if names else None)
-        number = 0
+        number = 1
         try:
-            for number, row in enumerate(stream, 1):
+            for row in stream:
                 yield _from_pysam(row, chosen)
+                number += 1
         except (OSError, ValueError) as error:
             raise InputFormatError(
-                path, f"record {number + 1}", f"cannot be read: {error}", "Check the file with bcftools view."
+                path, f"record {number}", f"cannot be read: {error}", "Check the file with bcftools view."
             ) from error
 
 
@@ -257,7 +259,7 @@ def _from_pysam(row: Any, sample: str | None) -> VcfRecord:
         for key in ("AD", "DP", "GQ", "PL"):
             if key in call and call[key] is not None:
                 genotype[key] = call[key]
-    info = {key: value for key, value in row.info.items()}
+    info = dict(row.info.items())
     if "END" in row.header.info and row.stop != row.start + len(row.ref):
         info["END"] = row.stop
     return VcfRecord(
