@@ -33,9 +33,11 @@ def cache_folder() -> Path:
     return root / "megabolt" / f"kernels-{digest.hexdigest()[:12]}"
 
 
-os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder()))  # before numba is imported: it reads this once
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder()))  # numba reads it when first imported
 
 import numba  # noqa: E402
+
+numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]  # and it may have been imported before us
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -31,6 +31,7 @@ from numba.core import cgutils, config
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+import megabolt.compute.jit  # noqa: F401 (sets the cache folder, also for who imports only this module)
 from megabolt.errors import UsageError
 
 
