@@ -66,6 +66,8 @@ class BamReader:
         self._index: bai.Index | None = None
         self._index_lock = threading.Lock()
         self._data: Any = _map(source, path)
+        if self._data[:2] != b"\x1f\x8b"[: len(self._data)]:
+            raise InputFormatError(path, "byte 0", "not a BAM file", "Name a BAM or CRAM file; convert SAM text.")
         bgzf.check_end(self._data, path)
         self.header, self._first_record = self._read_header()
 
@@ -216,6 +218,7 @@ class CramReader:
         self._reference = self._stack.enter_context(cram.indexed_reference(Path(reference)))
         with self._decoded(header_only=True) as reader:
             self.header = reader.header
+        cram.check_reference(self._reference, self.header.contigs, Path(reference))
 
     def fetch(self, contig: int, start: int, stop: int) -> RecordBlock:
         """Records that overlap [start, stop) of a contig; needs the .crai index."""

@@ -83,7 +83,7 @@ class BamWriter:
             if self._cram and reference is not None:
                 self._bam = self._stack.enter_context(_scratch_bam(self.path))
                 self._reference = self._stack.enter_context(cram.indexed_reference(Path(reference)))
-                cram.check_reference(self._reference, header.contigs)
+                cram.check_reference(self._reference, header.contigs, Path(reference))
             self._raw: BinaryIO = self._stack.enter_context(open(self._bam, "wb"))  # noqa: SIM115 - on the stack
             pool = self._stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
             self._bgzf = BgzfWriter(self._raw, level, pool)

@@ -25,7 +25,7 @@ def read_bed(path: Path | str, contigs: Sequence[Contig]) -> tuple[NDArray[np.in
     """The intervals of a BED file.
 
     Intervals that overlap or touch are merged; empty ones (start = stop) are dropped. Lines that begin with
-    '#', 'track' or 'browser' and empty lines are skipped. Columns beyond the third are not looked at.
+    '#', 'track' or 'browser' and empty lines are skipped. Columns beyond the third are counted, not read.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ def read_bed(path: Path | str, contigs: Sequence[Contig]) -> tuple[NDArray[np.in
     Raises
     ------
     InputFormatError
-        Fewer than three columns, a contig the reference lacks, a place that is no whole number, start behind
-        stop, stop beyond the contig, or no interval at all; names the line.
+        Fewer than three columns, or not as many as before; a contig the reference lacks, a place that is no
+        whole number, start behind stop, stop beyond the contig, or no interval at all; names the line.
     """
     path = Path(path)
     with InputStream(path) as stream:
@@ -50,9 +50,15 @@ def read_bed(path: Path | str, contigs: Sequence[Contig]) -> tuple[NDArray[np.in
     lines = data[: len(data) - PADDING].tobytes().split(b"\n")
     index = {contig.name.encode(): i for i, contig in enumerate(contigs)}
     found: list[list[tuple[int, int]]] = [[] for _ in contigs]
+    n_columns = 0
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.startswith(_NOT_DATA):
-            contig, start, stop = _parse(path, number, line, index, contigs)
+            columns = line.rstrip(b"\r").split(b"\t") if b"\t" in line else line.split()
+            n_columns = n_columns or len(columns)
+            if len(columns) != n_columns:
+                why = f"{len(columns)} columns, but {n_columns} before"
+                raise InputFormatError(path, f"line {number}", why, "Is the line cut off?")
+            contig, start, stop = _parse(path, number, columns, index, contigs)
             if start < stop:
                 found[contig].append((start, stop))
     if not any(found):
@@ -61,10 +67,9 @@ def read_bed(path: Path | str, contigs: Sequence[Contig]) -> tuple[NDArray[np.in
 
 
 def _parse(
-    path: Path, number: int, line: bytes, index: dict[bytes, int], contigs: Sequence[Contig]
+    path: Path, number: int, columns: list[bytes], index: dict[bytes, int], contigs: Sequence[Contig]
 ) -> tuple[int, int, int]:
     where = f"line {number}"
-    columns = line.split()
     if len(columns) < 3:
         raise InputFormatError(path, where, f"{len(columns)} columns, not 3", "BED has: contig, start, stop.")
     contig = index.get(columns[0])

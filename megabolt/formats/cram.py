@@ -22,8 +22,7 @@ _END = {
     2: bytes.fromhex("0b000000ffffffff0fe0454f460000000001000001000606010001000100"),
     3: bytes.fromhex("0f000000ffffffff0fe0454f4600000000010005bdd94f0001000606010001000100ee63014b"),
 }
-#: samtools inside pysam keeps its state in globals: one call at a time.
-_one_at_a_time = threading.Lock()
+_samtools = threading.Lock()
 
 
 def check_end(path: Path) -> None:
@@ -54,9 +53,11 @@ def decoded(path: Path, reference: Path, region: str = "", *, header_only: bool 
         It cannot be decoded: damaged, or another reference.
     """
     with _memory_file() as target:
-        options = ["-u", "-b", "-T", str(reference), "-o", str(target), *(["-H"] if header_only else [])]
+        # with -T htslib would put the reference's lengths into the header, so the header is asked for without
+        what = ["-H"] if header_only else ["-T", str(reference)]
+        options = ["-u", "-b", "-o", str(target), *what]
         try:
-            with _one_at_a_time:
+            with _one_at_a_time():
                 pysam.view(*options, str(path), *([region] if region else []), catch_stdout=False)
         except SamtoolsError as error:
             why = f"cannot be decoded ({last_line(error)})"
@@ -64,8 +65,8 @@ def decoded(path: Path, reference: Path, region: str = "", *, header_only: bool 
         yield target
 
 
-def check_reference(fasta: Path, contigs: Sequence[Contig]) -> None:
-    """Raise unless an indexed FASTA has all the contigs, in their lengths.
+def check_reference(fasta: Path, contigs: Sequence[Contig], shown: Path) -> None:
+    """Raise unless an indexed FASTA (called `shown` in messages) has all the contigs, in their lengths.
 
     htslib writes a CRAM without reference where a contig is missing, and does not say so.
     """
@@ -74,7 +75,7 @@ def check_reference(fasta: Path, contigs: Sequence[Contig]) -> None:
     for contig in contigs:
         if lengths.get(contig.name) != contig.length:
             why = f"the reference has no contig {contig.name} of {contig.length} bases"
-            raise InputFormatError(fasta, "", why, "Name the FASTA the reads were aligned to.")
+            raise InputFormatError(shown, "", why, "Name the FASTA the reads were aligned to.")
 
 
 def encode(bam: Path, fasta: Path, cram: Path, crai: Path, threads: int, shown: Path) -> None:
@@ -94,7 +95,7 @@ def encode(bam: Path, fasta: Path, cram: Path, crai: Path, threads: int, shown: 
     """
     options = ["-C", "--output-fmt-option", "version=3.0", "-@", str(max(0, threads - 1))]
     try:
-        with _one_at_a_time:
+        with _one_at_a_time():
             pysam.view(*options, "-T", str(fasta), "-o", str(cram), str(bam), catch_stdout=False)
             pysam.index("-o", str(crai), str(cram))
     except SamtoolsError as error:
@@ -120,7 +121,7 @@ def indexed_reference(fasta: Path) -> Iterator[Path]:
                     file.write(memoryview(buffer)[:n])
         else:
             private.symlink_to(fasta.resolve())
-        with _one_at_a_time:
+        with _one_at_a_time():
             pysam.faidx(str(private))
         yield private
 
@@ -129,6 +130,23 @@ def last_line(error: Exception) -> str:
     """The last line that samtools wrote before it failed."""
     lines = [line for line in str(error).replace("\\n", "\n").splitlines() if line.strip(" '\"")]
     return lines[-1].strip() if lines else "samtools failed"
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """samtools inside pysam keeps its state in globals. It says little, and looks for references nowhere else."""
+    with _samtools:
+        before = os.environ.get("REF_PATH")
+        os.environ["REF_PATH"] = os.devnull  # else a missing reference may be asked for over the network
+        verbosity = pysam.set_verbosity(0)
+        try:
+            yield
+        finally:
+            pysam.set_verbosity(verbosity)
+            if before is None:
+                del os.environ["REF_PATH"]
+            else:
+                os.environ["REF_PATH"] = before
 
 
 @contextmanager

@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Consent before data: permits and the audit log."""
