@@ -16,8 +16,11 @@ from typing import Any
 import pysam
 
 from megabolt.errors import InputFormatError
-from megabolt.formats.vcf import VcfRecord
+from megabolt.formats.vcf import NON_REF, VcfRecord
 from megabolt.privacy.consent import Permit
+
+#: Alternative alleles of gVCF blocks: anything else, in the words of GATK and of DeepVariant and bcftools.
+REFERENCE_ONLY = ((NON_REF,), ("<*>",))
 
 _HELP = "Check the file with bcftools view."
 
@@ -60,6 +63,9 @@ def _sample_index(path: Path, names: list[str], sample: str | None) -> int:
 
 
 def _from_pysam(row: Any, sample: int) -> VcfRecord:
+    alts = tuple(row.alts or ())
+    if not alts or alts in REFERENCE_ONLY:  # most records of a gVCF: nothing else of them matters
+        return VcfRecord(row.chrom, row.start, row.ref, (), None, ".")
     call = row.samples[sample]
     genotype = {}
     if "GT" in call:
@@ -68,7 +74,7 @@ def _from_pysam(row: Any, sample: int) -> VcfRecord:
         row.chrom,
         row.start,
         row.ref,
-        tuple(row.alts or ()),
+        alts,
         row.qual,
         ";".join(row.filter.keys()) or ".",
         {},

@@ -182,7 +182,7 @@ def _is_sequence(alt: str) -> bool:
 
 
 def _reason_to_skip(record: VcfRecord, selection: Selection) -> str | None:
-    if not record.alts or record.is_reference_block:
+    if not any(_is_sequence(alt) for alt in record.alts):
         return "no alternative allele"
     if selection.passing_only and record.filter not in ("PASS", "."):
         return "filtered"
