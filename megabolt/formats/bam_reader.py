@@ -214,11 +214,12 @@ class CramReader:
             why = "a CRAM file needs its reference"
             raise InputFormatError(path, "", why, "Name the FASTA the reads were aligned to.")
         cram.check_end(path)
-        self._stack = ExitStack()
-        self._reference = self._stack.enter_context(cram.indexed_reference(Path(reference)))
-        with self._decoded(header_only=True) as reader:
-            self.header = reader.header
-        cram.check_reference(self._reference, self.header.contigs, Path(reference))
+        with ExitStack() as stack:
+            self._reference = stack.enter_context(cram.indexed_reference(Path(reference)))
+            with self._decoded(header_only=True) as reader:
+                self.header = reader.header
+            cram.check_reference(self._reference, self.header.contigs, Path(reference))
+            self._stack = stack.pop_all()  # open until close()
 
     def fetch(self, contig: int, start: int, stop: int) -> RecordBlock:
         """Records that overlap [start, stop) of a contig; needs the .crai index."""

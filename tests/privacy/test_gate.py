@@ -88,11 +88,11 @@ def openers(tmp_path: Path, permit: Permit) -> list[tuple[Path, Callable[[], obj
     return [
         (fastq[0], lambda: list(read_pairs([fastq[0]], [fastq[1]], permit))),
         (fastq[1], lambda: list(read_pairs([fastq[0]], [fastq[1]], permit))),
-        (bam, lambda: BamReader(bam, permit)),
-        (bam, lambda: open_reads(bam, permit)),
+        (bam, lambda: BamReader(bam, permit).close()),
+        (bam, lambda: open_reads(bam, permit).close()),
         (bam, lambda: read_records(bam, permit)),
-        (cram, lambda: CramReader(cram, permit, reference=reference)),
-        (cram, lambda: open_reads(cram, permit, reference=reference)),
+        (cram, lambda: CramReader(cram, permit, reference=reference).close()),
+        (cram, lambda: open_reads(cram, permit, reference=reference).close()),
         (bam, lambda: write(bam)),
         (cram, lambda: write(cram)),
     ]
