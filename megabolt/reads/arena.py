@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from megabolt.compute.bits import PADDING
 from megabolt.errors import ResourceError
 
-#: Bytes of a slab: a whole number of pages of every usual size (4, 16, 64 kB).
-SLAB_BYTES = 1 << 18
+#: Bytes of a slab: a whole number of pages of every usual size (4, 16, 64 kB). On average half a slab of each
+#: bin is empty: 200 MB for a human genome.
+SLAB_BYTES = 1 << 17
 #: Linux: do not set swap aside for what is only reserved. Python names it from 3.13 on.
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 

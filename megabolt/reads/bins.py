@@ -4,7 +4,7 @@
 In: a `RecordChunk` per batch, in any order and from any thread. Out: coordinate-sorted `RecordBlock`s with
 duplicates flagged. Next: the BAM writer and the caller.
 
-A bin is 4 Mb of one contig, or a run of whole contigs that together are no longer. A record is stored behind
+A bin is 1 Mb (2^20) of one contig, or a run of whole contigs that together are no longer. A record is stored behind
 its sort key::
 
     63            41 40      39                                 0
@@ -34,7 +34,9 @@ from megabolt.reads.arena import SLAB_BYTES, Arena, BufferPool
 from megabolt.reads.mark_duplicates import LIBRARY_SHIFT, mark_duplicates
 
 U = np.uint64
-BIN_SHIFT = 22
+#: A bin at 30x is 200,000 reads and 70 MB: its keys sort in a core's cache, and its block, which comes on top of
+#: the bins, costs little even when every thread holds one.
+BIN_SHIFT = 20
 BIN_BASES = 1 << BIN_SHIFT
 #: Bases around a bin whose records its block holds as well: the caller's margin plus the span of a read.
 HALO = 4096

@@ -3,7 +3,7 @@
 
 In: `ChunkCalls` in the order of the genome. Out: files, written while the calling goes on.
 
-Chunks are 1 Mb, cut at multiples of 1 Mb of each contig whatever the threads, bins or targets.
+Chunks are 1 Mb (2^20), cut at multiples of it in each contig whatever the threads, bins or targets.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from megabolt.errors import InternalError
 from megabolt.formats.fasta import Contig
 from megabolt.formats.vcf import NON_REF, VcfRecord, write_vcf
 from megabolt.privacy.consent import Permit
+from megabolt.reads.bins import BIN_BASES
 from megabolt.workflow.metrics import CallCounts
 
-CHUNK_BASES = 1_000_000
+CHUNK_BASES = BIN_BASES
 #: A chunk's records may begin this far behind its end, a later chunk's this far before its start.
 _DISORDER = 4096
 

@@ -15,7 +15,8 @@ from megabolt.errors import InternalError, ResourceError
 from megabolt.reads.arena import SLAB_BYTES, Arena, BufferPool
 from megabolt.reads.bins import BIN_BASES, HALO, BinLayout, BinStore, Region, slice_block
 
-CONTIGS = [2 * BIN_BASES + 1000, 500_000, 700_000, BIN_BASES, 3_000_000, 900_000, 400_000]
+TENTH = BIN_BASES // 10
+CONTIGS = [2 * BIN_BASES + 1000, TENTH, 2 * TENTH, BIN_BASES, 7 * TENTH, 2 * TENTH, TENTH + 10]
 
 
 def fake_record(contig: int, start: int, reverse: int, ordinal: int, length: int) -> bytes:
@@ -85,10 +86,10 @@ def test_layout_cuts_long_contigs_and_packs_short_ones() -> None:
         [Region(0, 0, BIN_BASES, 0)],
         [Region(0, BIN_BASES, 2 * BIN_BASES, 0)],
         [Region(0, 2 * BIN_BASES, 2 * BIN_BASES + 1000, 0)],
-        [Region(1, 0, 500_000, 0), Region(2, 0, 700_000, 500_000)],
+        [Region(1, 0, TENTH, 0), Region(2, 0, 2 * TENTH, TENTH)],
         [Region(3, 0, BIN_BASES, 0)],
-        [Region(4, 0, 3_000_000, 0), Region(5, 0, 900_000, 3_000_000)],
-        [Region(6, 0, 400_000, 0)],
+        [Region(4, 0, 7 * TENTH, 0), Region(5, 0, 2 * TENTH, 7 * TENTH)],
+        [Region(6, 0, TENTH + 10, 0)],
     ]
     assert layout.first_bin.tolist() == [0, 3, 3, 4, 5, 5, 6]
     assert layout.last_bin.tolist() == [2, 3, 3, 4, 5, 5, 6]
@@ -111,8 +112,8 @@ def test_records_around_a_stretch_come_from_neighbouring_bins_too() -> None:
     for k, regions in enumerate(store.layout.regions):
         block = store.sorted_block(k, pool)
         for region in regions:
-            for start in range(region.start, region.stop, 1_000_000):
-                stop = min(start + 1_000_000, region.stop)
+            for start in range(region.start, region.stop, BIN_BASES // 4):
+                stop = min(start + BIN_BASES // 4, region.stop)
                 expected = [
                     row for row in everything if row[0] == region.contig and start - HALO <= row[1] < stop + HALO
                 ]
