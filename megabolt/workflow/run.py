@@ -21,6 +21,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,6 +44,9 @@ PRIVATE = ".megabolt"
 
 #: What the data of each sample are used for; goes into the audit log.
 PURPOSE = "germline variant calling"
+
+#: Names that `formats.output.atomic_output` gives to files that are not complete.
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +107,7 @@ def run_workflow(config: Mapping[str, Any], outdir: Path, *, dry_run: bool = Fal
     _make(outdir / PRIVATE)
     with _only_run(outdir):
         _refuse_foreign_lock(outdir)
+        _remove_leftovers(plan, outdir)
         command = _command(plan, outdir, _write_config(plan, outdir), dry_run)
         log.info(
             "%d sample%s, %d thread%s, %.1f GB of memory for each",
@@ -153,6 +158,15 @@ def _refuse_foreign_lock(outdir: Path) -> None:
             f"{outdir}: locked by a snakemake that megabolt did not start",
             f"If it is not running any more, remove the lock: rm {locks}/*",
         )
+
+
+def _remove_leftovers(plan: Plan, outdir: Path) -> None:
+    """Temporary files of jobs that were killed: they are large, and they hold a person's data."""
+    for name in plan.names:
+        for path in (outdir / name).glob(".*.tmp"):
+            if _TEMPORARY.fullmatch(path.name):
+                log.debug("removing what a killed job left: %s", path)
+                path.unlink(missing_ok=True)
 
 
 def _write_config(plan: Plan, outdir: Path) -> Path:
