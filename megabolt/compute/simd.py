@@ -4,9 +4,9 @@
 LLVM's loop vectoriser gives up on dynamic programming, so kernels say what they mean: a `Vector` holds one
 number per lane, lives in a register, and is written with ordinary operators::
 
-    h = load_i16(row, k * LANES_I16)
+    h = load(row, k * lanes(row))
     h = maximum(h, where(query == target, match, mismatch) + diagonal)
-    store(row, k * LANES_I16, h)
+    store(row, k * lanes(row), h)
 
 The width is that of the processor's registers, chosen when this module is imported: 512 bits with AVX-512,
 256 with AVX2, else 128 (SSE2, NEON). A width that the machine lacks runs correctly but many times slower.
@@ -56,7 +56,6 @@ def _register_bits(features: set[str]) -> int:
 _FEATURES = cpu_features()
 REGISTER_BITS = _register_bits(_FEATURES)
 LANES_I16 = REGISTER_BITS // 16
-LANES_F32 = REGISTER_BITS // 32
 #: Without the instruction LLVM would call a slow library function; AArch64 always has it.
 _HAS_FMA = "fma" in _FEATURES or platform.machine().lower() in ("arm64", "aarch64")
 
@@ -97,8 +96,11 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, vector, vector.llvm)
 
 
-I16 = Vector(types.int16, LANES_I16)
-F32 = Vector(types.float32, LANES_F32)
+def vector_of(array: Any) -> Vector | None:
+    """The vector type that fills a register with elements of an array (None: the elements are no numbers)."""
+    if isinstance(array, types.Array) and isinstance(array.dtype, (types.Integer, types.Float)):
+        return Vector(array.dtype, REGISTER_BITS // array.dtype.bitwidth)
+    return None
 
 
 # ---------------------------------------------------------------- memory and constants
@@ -117,62 +119,65 @@ def _vector_pointer(context: Any, builder: Any, array_type: Any, array: Any, ind
     return builder.bitcast(builder.gep(data, [index]), vector.llvm.as_pointer())
 
 
-def _make_load(vector: Vector) -> Any:
-    @intrinsic
-    def load(typing_context: Any, array: Any, index: Any) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            pointer = _vector_pointer(context, builder, sig.args[0], args[0], args[1], vector)
-            return builder.load(pointer, align=1)
-
-        if not isinstance(array, types.Array) or array.dtype != vector.element:
-            return None
-        return vector(array, types.int64), codegen
-
-    return load
+def _in_every_lane(builder: Any, scalar: Any, vector: Vector) -> Any:
+    undefined = ir.Constant(vector.llvm, ir.Undefined)
+    i32 = ir.IntType(32)
+    single = builder.insert_element(undefined, scalar, i32(0))
+    return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(i32, vector.lanes), [0] * vector.lanes))
 
 
-def _make_splat(vector: Vector) -> Any:
-    @intrinsic
-    def splat(typing_context: Any, scalar: Any) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            value = context.cast(builder, args[0], sig.args[0], vector.element)
-            undefined = ir.Constant(vector.llvm, ir.Undefined)
-            i32 = ir.IntType(32)
-            single = builder.insert_element(undefined, value, i32(0))
-            first = ir.Constant(ir.VectorType(i32, vector.lanes), [0] * vector.lanes)
-            return builder.shuffle_vector(single, undefined, first)
+@intrinsic
+def lanes(typing_context: Any, array: Any) -> Any:
+    """How many elements of the array fill a register; a constant of the compiled kernel."""
+    vector = vector_of(array)
+    if vector is None:
+        return None
 
-        return vector(scalar), codegen
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.IntType(64)(vector.lanes)
 
-    return splat
+    return types.int64(array), codegen
 
 
-def _make_broadcast(vector: Vector) -> Any:
-    @intrinsic
-    def broadcast(typing_context: Any, array: Any, index: Any) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            data = context.make_array(sig.args[0])(context, builder, args[0]).data
-            undefined = ir.Constant(vector.llvm, ir.Undefined)
-            i32 = ir.IntType(32)
-            single = builder.insert_element(undefined, builder.load(builder.gep(data, [args[1]])), i32(0))
-            first = ir.Constant(ir.VectorType(i32, vector.lanes), [0] * vector.lanes)
-            return builder.shuffle_vector(single, undefined, first)
+@intrinsic
+def load(typing_context: Any, array: Any, index: Any) -> Any:
+    """The lanes array[index], array[index + 1], ... (the index counts elements)."""
+    vector = vector_of(array)
+    if vector is None:
+        return None
 
-        if not isinstance(array, types.Array) or array.dtype != vector.element:
-            return None
-        return vector(array, types.int64), codegen
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _vector_pointer(context, builder, sig.args[0], args[0], args[1], vector)
+        return builder.load(pointer, align=1)
 
-    return broadcast
+    return vector(array, types.int64), codegen
 
 
-#: load_x(array, index): lanes array[index], array[index + 1], ... (index counts elements)
-load_i16 = _make_load(I16)
-load_f32 = _make_load(F32)
-#: splat_x(scalar): the same number in every lane
-splat_i16 = _make_splat(I16)
-splat_f32 = _make_splat(F32)
-#: broadcast_x(array, index): array[index] in every lane
-broadcast_f32 = _make_broadcast(F32)
+@intrinsic
+def broadcast(typing_context: Any, array: Any, index: Any) -> Any:
+    """array[index] in every lane."""
+    vector = vector_of(array)
+    if vector is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return _in_every_lane(builder, builder.load(builder.gep(data, [args[1]])), vector)
+
+    return vector(array, types.int64), codegen
+
+
+@intrinsic
+def splat(typing_context: Any, array: Any, scalar: Any) -> Any:
+    """The same number in every lane of a vector like those of `array`, whose dtype it is converted to."""
+    vector = vector_of(array)
+    if vector is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _in_every_lane(builder, context.cast(builder, args[1], sig.args[1], vector.element), vector)
+
+    return vector(array, scalar), codegen
 
 
 @intrinsic

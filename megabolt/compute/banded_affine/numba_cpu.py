@@ -19,11 +19,11 @@ from megabolt.compute.jit import kernel
 from megabolt.compute.simd import (
     LANES_I16,
     aligned_empty,
-    load_i16,
+    load,
     maximum,
     minimum,
     saturating_sub,
-    splat_i16,
+    splat,
     store,
     where,
 )
@@ -274,10 +274,10 @@ def _align(
     cigar: NDArray[np.uint32],
 ) -> None:
     """All jobs, W at a time. H: [longest query + 1, 2 * band + 2, W]; small: room for the other vectors."""
-    match, mismatch = splat_i16(scores[0]), splat_i16(-scores[1])
-    open_extend, extend = splat_i16(scores[2] + scores[3]), splat_i16(scores[3])
-    clip, zero = splat_i16(scores[4]), splat_i16(0)
-    never, forbidden = splat_i16(-FORBIDDEN), splat_i16(FORBIDDEN)
+    match, mismatch = splat(H, scores[0]), splat(H, -scores[1])
+    open_extend, extend = splat(H, scores[2] + scores[3]), splat(H, scores[3])
+    clip, zero = splat(H, scores[4]), splat(H, 0)
+    never, forbidden = splat(H, -FORBIDDEN), splat(H, FORBIDDEN)
     n_cells = 2 * band + 1
     row_size = (n_cells + 1) * W  # the spare cell at the right end stays forbidden
     longest = len(H) // row_size - 1
@@ -304,18 +304,18 @@ def _align(
                        n_rows, n_rows + n_cells, lane, Q, T)  # fmt: skip
         for k in range(n_cells + 1):
             store(F, k * W, forbidden)
-        length = load_i16(lanes, 0)
-        best, best_row = splat_i16(-32768), zero
+        length = load(lanes, 0)
+        best, best_row = splat(H, -32768), zero
         start = zero  # start(1); then -clip
         for i in range(1, n_rows + 1):
             above, here = (i - 1) * row_size, i * row_size
-            base = load_i16(Q, (i - 1) * W)
-            h_diagonal = load_i16(H, above)  # H(i-1, j-1)
+            base = load(Q, (i - 1) * W)
+            h_diagonal = load(H, above)  # H(i-1, j-1)
             e = row_best = forbidden
             for k in range(n_cells):
                 o = k * W
-                h_up, f_up = load_i16(H, above + o + W), load_i16(F, o + W)  # of (i-1, j)
-                t = load_i16(T, (i - 1) * W + o)
+                h_up, f_up = load(H, above + o + W), load(F, o + W)  # of (i-1, j)
+                t = load(T, (i - 1) * W + o)
                 pair_score = where(base == t, match, minimum(mismatch, t))  # t is FORBIDDEN outside the target
                 m_ij = pair_score + maximum(start, h_diagonal)  # (1)
                 f = maximum(h_up - open_extend, f_up - extend)  # (3)
@@ -327,7 +327,7 @@ def _align(
                 h_diagonal = h_up
                 row_best = maximum(row_best, m_ij)
             store(H, here + n_cells * W, forbidden)
-            row = splat_i16(i)
+            row = splat(H, i)
             stop = where(length > row, clip, where(length == row, zero, never))
             end = saturating_sub(row_best, stop)
             better = end > best  # (5): the first row of the best ones

@@ -10,14 +10,8 @@ from numpy.typing import NDArray
 
 from megabolt.compute.backend import Backend
 from megabolt.compute.device import Device, open_device
-from megabolt.compute.pairhmm.rescue import (
-    P_WRONG,
-    PRIORS,
-    SCALE,
-    SMALLEST_SUM,
-    log10_of_sums,
-    recompute,
-)
+from megabolt.compute.pairhmm.numba_cpu import Inputs, rescue
+from megabolt.compute.pairhmm.rescue import PRIORS, SCALE, SMALLEST_SUM, log10_of_sums
 
 if TYPE_CHECKING:
     from megabolt.compute.pairhmm import PairHmmBatch
@@ -32,28 +26,32 @@ def log10_likelihood(batch: PairHmmBatch, *, backend: Backend, group_size: int =
     if n_pairs == 0:
         return np.empty(0)
     sums = _sums(batch, open_device(backend), group_size)
-    log10_p = log10_of_sums(sums)
-    lost = np.flatnonzero(sums < SMALLEST_SUM)
-    if len(lost):
-        recompute(
-            batch.reads, batch.qualities, batch.read_offsets, batch.haps, batch.gap_open, batch.gap_extend,
-            batch.hap_offsets, batch.pairs, lost, P_WRONG, log10_p,
-        )  # fmt: skip
+    log10_p = log10_of_sums(sums, SCALE)
+    rescue(_inputs(batch), batch.pairs, np.flatnonzero(sums < SMALLEST_SUM), log10_p)
     return log10_p
+
+
+def _inputs(batch: PairHmmBatch) -> Inputs:
+    return (
+        batch.reads,
+        batch.qualities,
+        batch.read_offsets,
+        batch.haps,
+        batch.gap_open,
+        batch.gap_extend,
+        batch.hap_offsets,
+    )
 
 
 def _sums(batch: PairHmmBatch, device: Device, group_size: int) -> NDArray[np.float32]:
     n_pairs = len(batch.pairs)
-    arrays = (
-        batch.reads, batch.qualities, batch.read_offsets, batch.haps, batch.gap_open, batch.gap_extend,
-        batch.hap_offsets, batch.pairs, PRIORS,
-    )  # fmt: skip
+    arrays = (*_inputs(batch), batch.pairs, PRIORS)
     sums = device.empty((n_pairs,), np.float32)
     device.launch(
         source="pairhmm",
         kernel="pairhmm",
         n_groups=n_pairs,
         group_size=group_size,
-        args=[*(device.upload(array) for array in arrays), SCALE, sums],
+        args=[*(device.upload(array) for array in arrays), np.float32(SCALE), sums],
     )
     return device.download(sums)

@@ -15,25 +15,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megabolt.compute.jit import kernel
-from megabolt.compute.pairhmm.rescue import P_WRONG, PRIORS, SCALE, SMALLEST_SUM, log10_of_sums, recompute
+from megabolt.compute.pairhmm.rescue import (
+    P_WRONG,
+    PRIORS,
+    PRIORS64,
+    SCALE,
+    SCALE64,
+    SMALLEST_SUM,
+    SMALLEST_SUM64,
+    log10_of_sums,
+    recompute,
+)
 from megabolt.compute.simd import (
-    LANES_F32,
+    REGISTER_BITS,
     aligned_empty,
-    broadcast_f32,
+    broadcast,
     flush_denormals,
     fma,
-    load_f32,
+    lanes,
+    load,
     restore_denormals,
-    splat_f32,
+    splat,
     store,
 )
 
 if TYPE_CHECKING:
     from megabolt.compute.pairhmm import PairHmmBatch
 
-W = LANES_F32
 U = np.uint64
 N_CODES = 5
+#: reads, qualities, read_offsets, haps, gap_open, gap_extend, hap_offsets of a `PairHmmBatch`
+Inputs = tuple[
+    NDArray[np.uint8],
+    NDArray[np.uint8],
+    NDArray[np.int64],
+    NDArray[np.uint8],
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.int64],
+]
 
 
 def log10_likelihood(batch: PairHmmBatch) -> NDArray[np.float64]:
@@ -63,31 +83,50 @@ def log10_likelihood_arrays(
     """The fields of a `PairHmmBatch`, unchecked, for hot loops; thread-safe, the GIL is free meanwhile."""
     if len(pairs) == 0:
         return np.empty(0)
-    read_length = np.diff(read_offsets)
-    key = (pairs[:, 1].astype(np.int64) << 10) + read_length[pairs[:, 0]]
-    # Lanes of a group share the haplotype and end at about the same row.
-    order = np.argsort(key, kind="stable")
-    m_max = int(np.diff(hap_offsets).max())
-    states = aligned_empty(3 * m_max * W, np.float32)
-    constants = np.empty(6 * m_max, np.float32)
-    sums = np.empty(len(pairs), np.float32)
-    _forward(
-        reads, qualities, read_offsets, haps, gap_open, gap_extend, hap_offsets, pairs,
-        order, PRIORS, states, constants, sums,
-    )  # fmt: skip
-    log10_p = log10_of_sums(sums)
-    lost = np.flatnonzero(sums < SMALLEST_SUM)
-    if len(lost):
-        recompute(
-            reads, qualities, read_offsets, haps, gap_open, gap_extend, hap_offsets, pairs,
-            lost, P_WRONG, log10_p,
-        )  # fmt: skip
+    inputs = (reads, qualities, read_offsets, haps, gap_open, gap_extend, hap_offsets)
+    sums = _all_sums(inputs, pairs, PRIORS, SCALE)
+    log10_p = log10_of_sums(sums, SCALE)
+    rescue(inputs, pairs, np.flatnonzero(sums < SMALLEST_SUM), log10_p)
     return log10_p
 
 
+def rescue(inputs: Inputs, pairs: NDArray[np.int32], which: NDArray[np.int64], log10_p: NDArray[np.float64]) -> None:
+    """Recompute log10_p[which] in float64: the pairs that float32 cannot hold. For all fast backends.
+
+    float32 ends at 1e-38. Starting from 2**120 leaves 74 decades; a read that is unlike its haplotype, such as
+    a chimera, falls below. float64 starts from 2**1000, which leaves 600; what is below that is scaled row by row.
+    """
+    if len(which) == 0:
+        return
+    sums = _all_sums(inputs, np.ascontiguousarray(pairs[which]), PRIORS64, SCALE64)
+    log10_p[which] = log10_of_sums(sums, SCALE64)
+    lost = which[sums < SMALLEST_SUM64]
+    if len(lost):
+        recompute(*inputs, pairs, lost, P_WRONG, log10_p)
+
+
+def _all_sums(inputs: Inputs, pairs: NDArray[np.int32], priors: NDArray[Any], scale: float) -> NDArray[Any]:
+    """scale * P of each pair, in the precision of `priors`."""
+    read_length, hap_length = np.diff(inputs[2]), np.diff(inputs[6])
+    # Lanes of a group share the haplotype and end at about the same row.
+    key = (pairs[:, 1].astype(np.int64) << 10) + read_length[pairs[:, 0]]
+    order = np.argsort(key, kind="stable")
+    m_max = int(hap_length.max())
+    width = REGISTER_BITS // 8 // priors.itemsize
+    states = aligned_empty(3 * m_max * width, priors.dtype)
+    small = aligned_empty((2 * N_CODES + 1) * width, priors.dtype)
+    constants = np.empty(6 * m_max, priors.dtype)
+    sums = np.empty(len(pairs), priors.dtype)
+    _forward(*inputs, pairs, order, priors, scale, states, small, constants, sums)
+    return sums
+
+
 @kernel(
-    "void(uint8[::1], uint8[::1], int64[::1], uint8[::1], float32[::1], float32[::1], int64[::1],"
-    "int32[:,::1], int64[::1], float32[::1], float32[::1], float32[::1], float32[::1])"
+    [
+        "void(uint8[::1], uint8[::1], int64[::1], uint8[::1], float32[::1], float32[::1], int64[::1], int32[:,::1],"
+        f"int64[::1], {real}[::1], float64, {real}[::1], {real}[::1], {real}[::1], {real}[::1])"
+        for real in ("float32", "float64")
+    ]
 )
 def _forward(
     reads: NDArray[np.uint8],
@@ -99,24 +138,28 @@ def _forward(
     hap_offsets: NDArray[np.int64],
     pairs: NDArray[np.int32],
     order: NDArray[np.int64],
-    priors: NDArray[np.float32],
-    states: NDArray[np.float32],
-    constants: NDArray[np.float32],
-    sums: NDArray[np.float32],
+    priors: NDArray[Any],
+    scale: float,
+    states: NDArray[Any],
+    small: NDArray[Any],
+    constants: NDArray[Any],
+    sums: NDArray[Any],
 ) -> None:
     """Scaled sums of all pairs. i over read, j over haplotype, n and m their lengths, both from 0 here.
 
+    W is the number of lanes of the precision that the last arrays have.
     states: [m, 3, W], row i-1, overwritten by row i or i+1: M, I, and I + D: all that (1) needs of D.
     constants: [m, 6]: 1 - 2 g(j), 1 - x(j), g(j), x(j), g(j+1), x(j+1). One array each, not nine, because the
     inner loop has no registers left for more addresses.
     """
     old_state = flush_denormals()
+    W = lanes(states)
+    prior = small[: 2 * N_CODES * W]  # of two read bases, by haplotype code
+    lane_sum = small[2 * N_CODES * W :]
     code_row = np.empty(len(constants) // 6, np.int64)  # where the prior of haplotype base j starts in `prior`
-    prior = np.empty(2 * N_CODES * W, np.float32)  # of two read bases, by haplotype code
     start = np.empty(W, np.int64)
     length = np.empty(W, np.int64)
-    lane_sum = np.empty(W, np.float32)
-    zero = splat_f32(np.float32(0))
+    zero = splat(states, 0)
     n_pairs = len(order)
     current_hap = -1
     m: Any = 0
@@ -129,8 +172,8 @@ def _forward(
             m = hap_offsets[hap + 1] - hap_start
             for j in range(m):
                 here, after = hap_start + j, hap_start + min(j + 1, m - 1)
-                constants[6 * j] = np.float32(1) - np.float32(2) * gap_open[here]
-                constants[6 * j + 1] = np.float32(1) - gap_extend[here]
+                constants[6 * j] = 1.0 - 2.0 * gap_open[here]
+                constants[6 * j + 1] = 1.0 - gap_extend[here]
                 constants[6 * j + 2], constants[6 * j + 3] = gap_open[here], gap_extend[here]
                 constants[6 * j + 4], constants[6 * j + 5] = gap_open[after], gap_extend[after]
                 code_row[j] = haps[here] * W
@@ -168,18 +211,18 @@ def _forward(
                     for j in range(m):
                         o, c = 3 * W * j, 6 * j
                         code = code_row[U(j)]
-                        stay, leave = broadcast_f32(constants, c), broadcast_f32(constants, c + 1)
-                        g, x = broadcast_f32(constants, c + 2), broadcast_f32(constants, c + 3)
-                        g_next, x_next = broadcast_f32(constants, c + 4), broadcast_f32(constants, c + 5)
-                        m_up, i_up = load_f32(states, o), load_f32(states, o + W)
-                        prior_i, prior_i2 = load_f32(prior, code), load_f32(prior, code + N_CODES * W)
+                        stay, leave = broadcast(constants, c), broadcast(constants, c + 1)
+                        g, x = broadcast(constants, c + 2), broadcast(constants, c + 3)
+                        g_next, x_next = broadcast(constants, c + 4), broadcast(constants, c + 5)
+                        m_up, i_up = load(states, o), load(states, o + W)
+                        prior_i, prior_i2 = load(prior, code), load(prior, code + N_CODES * W)
                         m_i = prior_i * fma(stay, m_diagonal, leave * gap_diagonal)  # (1)
                         i_i = fma(x_next, i_up, g_next * m_up)  # (2)
                         d_i = fma(x, d_left, g * m_left)  # (3)
                         m_i2 = prior_i2 * fma(stay, m_left, leave * gap_left)  # (1)
                         i_i2 = fma(x_next, i_i, g_next * m_i)  # (2)
                         d_i2 = fma(x, d_left2, g * m_left2)  # (3)
-                        m_diagonal, gap_diagonal = m_up, load_f32(states, o + 2 * W)
+                        m_diagonal, gap_diagonal = m_up, load(states, o + 2 * W)
                         m_left, d_left, gap_left = m_i, d_i, i_i + d_i
                         m_left2, d_left2 = m_i2, d_i2
                         store(states, o, m_i2)
@@ -187,19 +230,19 @@ def _forward(
                         store(states, o + 2 * W, i_i2 + d_i2)
                 else:
                     m_diagonal = gap_diagonal = m_left = d_left = zero
-                    begin = splat_f32(SCALE / np.float32(m))
+                    begin = splat(states, scale / m)
                     for j in range(m):
                         o, c = 3 * W * j, 6 * j
-                        prior_i = load_f32(prior, code_row[U(j)])
+                        prior_i = load(prior, code_row[U(j)])
                         m_i, i_i = prior_i * begin, zero
                         if row > 0:
-                            stay, leave = broadcast_f32(constants, c), broadcast_f32(constants, c + 1)
-                            g_next, x_next = broadcast_f32(constants, c + 4), broadcast_f32(constants, c + 5)
-                            m_up, i_up = load_f32(states, o), load_f32(states, o + W)
+                            stay, leave = broadcast(constants, c), broadcast(constants, c + 1)
+                            g_next, x_next = broadcast(constants, c + 4), broadcast(constants, c + 5)
+                            m_up, i_up = load(states, o), load(states, o + W)
                             m_i = prior_i * fma(stay, m_diagonal, leave * gap_diagonal)  # (1)
                             i_i = fma(x_next, i_up, g_next * m_up)  # (2)
-                            m_diagonal, gap_diagonal = m_up, load_f32(states, o + 2 * W)
-                        g, x = broadcast_f32(constants, c + 2), broadcast_f32(constants, c + 3)
+                            m_diagonal, gap_diagonal = m_up, load(states, o + 2 * W)
+                        g, x = broadcast(constants, c + 2), broadcast(constants, c + 3)
                         d_left = fma(x, d_left, g * m_left)  # (3)
                         m_left = m_i
                         store(states, o, m_i)
@@ -208,7 +251,7 @@ def _forward(
                 row += rows
             total = zero
             for j in range(m):
-                total = total + (load_f32(states, 3 * W * j) + load_f32(states, 3 * W * j + W))  # (4)
+                total = total + (load(states, 3 * W * j) + load(states, 3 * W * j + W))  # (4)
             store(lane_sum, 0, total)
             while next_lane < n_lanes and length[next_lane] == row:
                 sums[order[first + next_lane]] = lane_sum[next_lane]

@@ -1,38 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pair-HMM in float64 with rescaling, for the few pairs that float32 cannot hold. All fast backends share it.
-
-float32 ends at 1e-38. The fast kernels start from 2**120, which leaves 74 decades; a read that is unlike its
-haplotype, such as a chimera, falls below.
-"""
+"""Pair-HMM: numbers that all fast backends share, and the plainest recomputation, for what float64 cannot hold."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megabolt.compute.jit import kernel
 
-#: The fast kernels multiply every probability with this.
-SCALE = np.float32(2.0**120)
-LOG10_SCALE = 120 * math.log10(2.0)
-#: A scaled float32 sum below this has lost paths to underflow that could matter: it is ten decades above the
-#: smallest normal float32, so what was flushed to zero is less than 1e-7 of it.
+#: The fast kernels multiply every probability with this: the top of the number range, and room for sums.
+SCALE = 2.0**120
+SCALE64 = 2.0**1000
+#: A scaled sum below this has lost paths to underflow that could matter: it is ten decades (18 in float64) above
+#: the smallest normal number, so what was flushed to zero is less than 1e-7 of it.
 SMALLEST_SUM = np.float32(1e-28)
+SMALLEST_SUM64 = 1e-290
 
 #: P(wrong) of each Phred quality; beyond 0.75 a base would be evidence against what it says.
 P_WRONG: NDArray[np.float64] = np.minimum(10.0 ** (-np.arange(256) / 10.0), 0.75)
-#: float32 [512]: the prior of a base that disagrees, P(wrong) / 3, of each quality; then of one that agrees.
-PRIORS: NDArray[np.float32] = np.concatenate([P_WRONG / 3.0, 1.0 - P_WRONG]).astype(np.float32)
+#: [512]: the prior of a base that disagrees, P(wrong) / 3, of each quality; then of one that agrees.
+PRIORS64: NDArray[np.float64] = np.concatenate([P_WRONG / 3.0, 1.0 - P_WRONG])
+PRIORS: NDArray[np.float32] = PRIORS64.astype(np.float32)
 
 
-def log10_of_sums(sums: NDArray[np.float32]) -> NDArray[np.float64]:
-    """float64 log10 P of scaled float32 sums; meaningless where the sum is below SMALLEST_SUM."""
-    wide = sums.astype(np.float64)
-    np.maximum(wide, 1e-300, out=wide)
+def log10_of_sums(sums: NDArray[Any], scale: float) -> NDArray[np.float64]:
+    """float64 log10 P of scaled sums; meaningless where a sum is below the smallest."""
+    wide: NDArray[np.float64] = np.maximum(sums, 1e-300, dtype=np.float64)
     np.log10(wide, out=wide)
-    wide -= LOG10_SCALE
+    wide -= math.log10(scale)
     return wide
 
 

@@ -18,30 +18,29 @@ from megabolt.compute.banded_affine import numba_cpu as affine_cpu
 from megabolt.compute.jit import kernel
 from megabolt.compute.pairhmm import numba_cpu as pairhmm_cpu
 from megabolt.compute.simd import (
-    LANES_F32,
-    LANES_I16,
     aligned_empty,
-    broadcast_f32,
+    broadcast,
     flush_denormals,
     fma,
-    load_f32,
-    load_i16,
+    lanes,
+    load,
     maximum,
     minimum,
     restore_denormals,
     saturating_add,
     saturating_sub,
-    splat_f32,
-    splat_i16,
+    splat,
     store,
     where,
 )
 from megabolt.errors import UsageError
 
+LANES_I16, LANES_F32 = simd.REGISTER_BITS // 16, simd.REGISTER_BITS // 32
+
 
 @kernel("void(int16[::1], int16[::1], int16[:,::1])")
 def _integers(a: Any, b: Any, out: Any) -> None:
-    x, y = load_i16(a, 0), load_i16(b, 0)
+    x, y = load(a, 0), load(b, 0)
     flat = out.reshape(out.size)
     n = out.shape[1]
     store(flat, 0, x + y)
@@ -51,8 +50,8 @@ def _integers(a: Any, b: Any, out: Any) -> None:
     store(flat, 4 * n, minimum(x, y))
     store(flat, 5 * n, saturating_add(x, y))
     store(flat, 6 * n, saturating_sub(x, y))
-    store(flat, 7 * n, where(x > y, splat_i16(1), splat_i16(0)))
-    store(flat, 8 * n, where(x == y, x, splat_i16(-7)))
+    store(flat, 7 * n, where(x > y, splat(a, 1), splat(a, 0)))
+    store(flat, 8 * n, where(x == y, x, splat(a, -7)))
 
 
 def test_integer_operations() -> None:
@@ -78,14 +77,14 @@ def test_integer_operations() -> None:
 
 @kernel("void(float32[::1], float32[::1], float32[:,::1])")
 def _floats(a: Any, b: Any, out: Any) -> None:
-    x, y = load_f32(a, 0), load_f32(b, 0)
+    x, y = load(a, 0), load(b, 0)
     flat = out.reshape(out.size)
     n = out.shape[1]
     store(flat, 0, x + y)
     store(flat, n, x - y)
     store(flat, 2 * n, x * y)
-    store(flat, 3 * n, fma(x, y, splat_f32(np.float32(0.5))))
-    store(flat, 4 * n, broadcast_f32(a, 1))
+    store(flat, 3 * n, fma(x, y, splat(a, 0.5)))
+    store(flat, 4 * n, broadcast(a, 1))
     store(flat, 5 * n, where(x > y, x, y))
 
 
@@ -103,9 +102,24 @@ def test_float_operations() -> None:
 @kernel("int32(float32[::1], float32[::1])")
 def _flushed_product(a: Any, out: Any) -> int:
     old = flush_denormals()
-    store(out, 0, load_f32(a, 0) * load_f32(a, 0))
+    store(out, 0, load(a, 0) * load(a, 0))
     restore_denormals(old)
     return old
+
+
+@kernel("void(int16[::1], float32[::1], float64[::1], int64[::1])")
+def _lane_counts(a: Any, b: Any, c: Any, out: Any) -> None:
+    out[0], out[1], out[2] = lanes(a), lanes(b), lanes(c)
+    store(c, 0, fma(load(c, 0), splat(c, 2), splat(c, 1)))
+
+
+def test_lanes_fill_a_register_of_every_type() -> None:
+    out, doubles = np.zeros(3, np.int64), np.arange(8.0)
+    _lane_counts(np.zeros(1, np.int16), np.zeros(1, np.float32), doubles, out)
+    assert out.tolist() == [LANES_I16, LANES_F32, LANES_F32 // 2]
+    expected = np.arange(8.0)
+    expected[: out[2]] = expected[: out[2]] * 2 + 1
+    np.testing.assert_array_equal(doubles, expected)
 
 
 def test_denormals_are_flushed_inside_and_kept_outside() -> None:
@@ -155,7 +169,7 @@ def test_an_impossible_width_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_machine_code_uses_whole_registers(function: Any, operation: str) -> None:
     """Compiled anew, because Numba keeps no assembly of what it loads from its cache."""
-    (signature,) = function.signatures
+    signature = function.signatures[0]
     fresh = numba.njit(signature, nogil=True, error_model="numpy")(function.py_func)
     (assembly,) = fresh.inspect_asm().values()
     register = {128: r"%xmm|\bv\d+\.", 256: "%ymm", 512: "%zmm"}[simd.REGISTER_BITS]
