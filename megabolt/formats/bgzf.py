@@ -117,6 +117,8 @@ class BgzfWriter:
             self._put(self._waiting.popleft().result())
         self._block_start.append(self._inflated)
         self._put([EOF_BLOCK])
+        self._starts = np.array(self._block_start, np.int64)
+        self._places = np.array(self._block_file, np.uint64)
 
     def abandon(self) -> None:
         """Forget what is pending: the file will not be kept."""
@@ -130,11 +132,9 @@ class BgzfWriter:
 
         An offset at the end of a block is given as the start of the next, as readers meet it.
         """
-        starts = np.asarray(self._block_start, np.int64)
-        block = np.searchsorted(starts, inflated, side="right") - 1
-        file_offset = np.asarray(self._block_file, np.uint64)[block]
-        within = (inflated - starts[block]).astype(np.uint64)
-        return (file_offset << np.uint64(16)) | within
+        block = np.searchsorted(self._starts, inflated, side="right") - 1
+        within = (inflated - self._starts[block]).astype(np.uint64)
+        return (self._places[block] << np.uint64(16)) | within
 
     def _put(self, blocks: list[bytes]) -> None:
         for block in blocks:
