@@ -32,6 +32,7 @@ from megabolt.call.windows import Windows, build_windows
 from megabolt.compute.backend import Backend
 from megabolt.compute.bits import PADDING
 from megabolt.formats.bases import N
+from megabolt.formats.bam_records import RecordBlock
 from megabolt.formats.fasta import Reference
 from megabolt.formats.vcf import VcfRecord
 
@@ -136,7 +137,7 @@ class _Chunk:
 
 
 def call_chunk(
-    block: Any,
+    block: RecordBlock,
     reference: Reference,
     contig: int,
     start: int,

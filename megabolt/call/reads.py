@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from megabolt.compute.bits import PADDING, load_i32, load_u16, load_u32, store_u16
 from megabolt.compute.jit import kernel
+from megabolt.formats.bam_records import RecordBlock
 from megabolt.formats.bases import CODE_OF_NIBBLE
 
 U = np.uint64
@@ -146,7 +147,10 @@ def _decode(
         h = U(0xCBF29CE484222325)  # FNV-1a over the name without its NUL
         for x in range(name_length - 1):
             h = (h ^ U(data[U(o + 36 + x)])) * U(0x100000001B3)
-        name_hash[i] = h ^ (h >> U(29))
+        # MurmurHash3's finaliser: templates are sampled by their hash, so all bits must depend on all letters
+        h = (h ^ (h >> U(33))) * U(0xFF51AFD7ED558CCD)
+        h = (h ^ (h >> U(33))) * U(0xC4CEB9FE1A85EC53)
+        name_hash[i] = h ^ (h >> U(33))
         at = o + 36 + name_length
         span: Any = 0
         cigar_offset[i] = next_op
@@ -273,7 +277,7 @@ def _reconcile_mates(
 
 
 def decode_reads(
-    block: Any,
+    block: RecordBlock,
     contig: int,
     region_start: int,
     region_stop: int,

@@ -8,6 +8,8 @@ explains more slips. The curve is the one measured on PCR-free libraries with tr
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -108,7 +110,7 @@ def _gap_probabilities(
         start, stop = hap_offsets[h], hap_offsets[h + 1]
         tandem_tracts(haps, start, stop, period, length)
         for x in range(start, stop):
-            units = min(np.int64(length[x]) // np.int64(max(period[x], np.uint8(1))), 40)
+            units: Any = min(np.int64(length[x]) // np.int64(max(period[x], np.uint8(1))), 40)
             gap_open[x] = open_by_tract[period[x], units]
             gap_extend[x] = extend_by_period[period[x]]
 
