@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from megabolt.compute.backend import Backend
 from megabolt.compute.device import Device, open_device
 from megabolt.compute.pairhmm.numba_cpu import Inputs, rescue
-from megabolt.compute.pairhmm.rescue import PRIORS, SCALE, SMALLEST_SUM, log10_of_sums
+from megabolt.compute.pairhmm.scaling import PRIORS, SCALE, SMALLEST_SUM, log10_of_sums
 
 if TYPE_CHECKING:
     from megabolt.compute.pairhmm import PairHmmBatch

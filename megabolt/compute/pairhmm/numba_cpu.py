@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megabolt.compute.jit import kernel
-from megabolt.compute.pairhmm.rescue import (
+from megabolt.compute.pairhmm.scaling import (
     P_WRONG,
     PRIORS,
     PRIORS64,
@@ -24,7 +24,6 @@ from megabolt.compute.pairhmm.rescue import (
     SMALLEST_SUM,
     SMALLEST_SUM64,
     log10_of_sums,
-    recompute,
 )
 from megabolt.compute.simd import (
     REGISTER_BITS,
@@ -102,6 +101,8 @@ def rescue(inputs: Inputs, pairs: NDArray[np.int32], which: NDArray[np.int64], l
     log10_p[which] = log10_of_sums(sums, SCALE64)
     lost = which[sums < SMALLEST_SUM64]
     if len(lost):
+        from megabolt.compute.pairhmm.rescue import recompute
+
         recompute(*inputs, pairs, lost, P_WRONG, log10_p)
 
 
@@ -121,12 +122,139 @@ def _all_sums(inputs: Inputs, pairs: NDArray[np.int32], priors: NDArray[Any], sc
     return sums
 
 
+def _real(signature: str) -> list[str]:
+    """A signature for float32 and for float64: `real` stands for either."""
+    return [signature.replace("real", real) for real in ("float32", "float64")]
+
+
+@kernel(_real("void(uint8[::1], float32[::1], float32[::1], real[::1], int64[::1])"))
+def _prepare_haplotype(
+    hap: NDArray[np.uint8],
+    gap_open: NDArray[np.float32],
+    gap_extend: NDArray[np.float32],
+    constants: NDArray[Any],
+    code_row: NDArray[np.int64],
+) -> None:
+    """What a column needs to know of its haplotype base, for all rows.
+
+    constants: [m, 6], 1 - 2 g(j), 1 - x(j), g(j), x(j), g(j+1), x(j+1); code_row: [m], where the prior of base j
+    starts in `prior`.
+    """
+    m = len(hap)
+    for j in range(m):
+        after = min(j + 1, m - 1)
+        constants[6 * j] = 1.0 - 2.0 * gap_open[j]
+        constants[6 * j + 1] = 1.0 - gap_extend[j]
+        constants[6 * j + 2], constants[6 * j + 3] = gap_open[j], gap_extend[j]
+        constants[6 * j + 4], constants[6 * j + 5] = gap_open[after], gap_extend[after]
+        code_row[j] = hap[j] * lanes(constants)
+
+
+@kernel(_real("void(uint8[::1], uint8[::1], int64[::1], int64[::1], int64, real[::1], real[::1])"))
+def _set_priors(
+    reads: NDArray[np.uint8],
+    qualities: NDArray[np.uint8],
+    start: NDArray[np.int64],
+    length: NDArray[np.int64],
+    row: Any,
+    priors: NDArray[Any],
+    prior: NDArray[Any],
+) -> None:
+    """prior [5, W] <- prior(row, .) by haplotype code, of the base that each lane's read has at `row`."""
+    W = lanes(prior)
+    for lane in range(W):
+        # A lane that has ended repeats its last base: harmless, and in bounds.
+        at = U(start[lane] + min(row, length[lane] - 1))
+        base = reads[at]
+        right = priors[U(256) + U(qualities[at])]
+        wrong = right if base > 3 else priors[U(qualities[at])]
+        for code in range(4):
+            prior[U(code * W + lane)] = wrong
+        prior[U(4 * W + lane)] = right
+        prior[U(base) * U(W) + U(lane)] = right
+
+
+@kernel(_real("void(int64, int64[::1], real[::1], real[::1], real[::1])"))
+def _two_rows(
+    m: Any, code_row: NDArray[np.int64], constants: NDArray[Any], prior: NDArray[Any], states: NDArray[Any]
+) -> None:
+    """Rows i and i+1 from row i-1. prior: [2, 5, W]. One array for all states and one for all constants: the loop
+    has no registers left for more addresses."""
+    W = lanes(states)
+    zero = splat(states, 0)
+    m_diagonal = gap_diagonal = zero  # row i-1, column j-1
+    m_left = d_left = gap_left = zero  # row i, column j-1
+    m_left2 = d_left2 = zero  # row i+1, column j-1
+    for j in range(m):
+        o, c = 3 * W * j, 6 * j
+        code = code_row[U(j)]
+        stay, leave = broadcast(constants, c), broadcast(constants, c + 1)
+        g, x = broadcast(constants, c + 2), broadcast(constants, c + 3)
+        g_next, x_next = broadcast(constants, c + 4), broadcast(constants, c + 5)
+        m_up, i_up = load(states, o), load(states, o + W)
+        prior_i, prior_i2 = load(prior, code), load(prior, code + N_CODES * W)
+        m_i = prior_i * fma(stay, m_diagonal, leave * gap_diagonal)  # (1)
+        i_i = fma(x_next, i_up, g_next * m_up)  # (2)
+        d_i = fma(x, d_left, g * m_left)  # (3)
+        m_i2 = prior_i2 * fma(stay, m_left, leave * gap_left)  # (1)
+        i_i2 = fma(x_next, i_i, g_next * m_i)  # (2)
+        d_i2 = fma(x, d_left2, g * m_left2)  # (3)
+        m_diagonal, gap_diagonal = m_up, load(states, o + 2 * W)
+        m_left, d_left, gap_left = m_i, d_i, i_i + d_i
+        m_left2, d_left2 = m_i2, d_i2
+        store(states, o, m_i2)
+        store(states, o + W, i_i2)
+        store(states, o + 2 * W, i_i2 + d_i2)
+
+
+@kernel(_real("void(int64, int64[::1], real[::1], real[::1], real[::1], float64)"))
+def _one_row(
+    m: Any,
+    code_row: NDArray[np.int64],
+    constants: NDArray[Any],
+    prior: NDArray[Any],
+    states: NDArray[Any],
+    begin: float,
+) -> None:
+    """Row i from row i-1, or, where `begin` is not zero, the first row: prior * begin."""
+    W = lanes(states)
+    zero, begin_all = splat(states, 0), splat(states, begin)
+    m_diagonal = gap_diagonal = m_left = d_left = zero
+    for j in range(m):
+        o, c = 3 * W * j, 6 * j
+        prior_i = load(prior, code_row[U(j)])
+        if begin > 0.0:
+            m_i, i_i = prior_i * begin_all, zero
+        else:
+            stay, leave = broadcast(constants, c), broadcast(constants, c + 1)
+            g_next, x_next = broadcast(constants, c + 4), broadcast(constants, c + 5)
+            m_up, i_up = load(states, o), load(states, o + W)
+            m_i = prior_i * fma(stay, m_diagonal, leave * gap_diagonal)  # (1)
+            i_i = fma(x_next, i_up, g_next * m_up)  # (2)
+            m_diagonal, gap_diagonal = m_up, load(states, o + 2 * W)
+        g, x = broadcast(constants, c + 2), broadcast(constants, c + 3)
+        d_left = fma(x, d_left, g * m_left)  # (3)
+        m_left = m_i
+        store(states, o, m_i)
+        store(states, o + W, i_i)
+        store(states, o + 2 * W, i_i + d_left)
+
+
+@kernel(_real("void(int64, real[::1], real[::1])"))
+def _sum_row(m: Any, states: NDArray[Any], total: NDArray[Any]) -> None:
+    """total [W] <- sum over j of M + I of the newest row."""
+    W = lanes(states)
+    sums = splat(states, 0)
+    for j in range(m):
+        sums = sums + (load(states, 3 * W * j) + load(states, 3 * W * j + W))  # (4)
+    store(total, 0, sums)
+
+
 @kernel(
-    [
+    _real(
         "void(uint8[::1], uint8[::1], int64[::1], uint8[::1], float32[::1], float32[::1], int64[::1], int32[:,::1],"
-        f"int64[::1], {real}[::1], float64, {real}[::1], {real}[::1], {real}[::1], {real}[::1])"
-        for real in ("float32", "float64")
-    ]
+        "int64[::1], real[::1], float64, real[::1], real[::1], real[::1], real[::1])"
+    )
 )
 def _forward(
     reads: NDArray[np.uint8],
@@ -145,21 +273,16 @@ def _forward(
     constants: NDArray[Any],
     sums: NDArray[Any],
 ) -> None:
-    """Scaled sums of all pairs. i over read, j over haplotype, n and m their lengths, both from 0 here.
+    """Scaled sums of all pairs, W of one haplotype at a time. i over read, j over haplotype, m its length; rows
+    and columns count from 0 here.
 
-    W is the number of lanes of the precision that the last arrays have.
-    states: [m, 3, W], row i-1, overwritten by row i or i+1: M, I, and I + D: all that (1) needs of D.
-    constants: [m, 6]: 1 - 2 g(j), 1 - x(j), g(j), x(j), g(j+1), x(j+1). One array each, not nine, because the
-    inner loop has no registers left for more addresses.
+    states: [m, 3, W], the newest row's M, I, and I + D (all that (1) needs of D). small: room for [11, W].
     """
     old_state = flush_denormals()
     W = lanes(states)
-    prior = small[: 2 * N_CODES * W]  # of two read bases, by haplotype code
-    lane_sum = small[2 * N_CODES * W :]
-    code_row = np.empty(len(constants) // 6, np.int64)  # where the prior of haplotype base j starts in `prior`
-    start = np.empty(W, np.int64)
-    length = np.empty(W, np.int64)
-    zero = splat(states, 0)
+    prior, total = small[: 2 * N_CODES * W], small[2 * N_CODES * W :]
+    code_row = np.empty(len(constants) // 6, np.int64)
+    start, length = np.empty(W, np.int64), np.empty(W, np.int64)  # of each lane's read
     n_pairs = len(order)
     current_hap = -1
     m: Any = 0
@@ -168,15 +291,9 @@ def _forward(
         hap = pairs[order[first], 1]
         if hap != current_hap:
             current_hap = hap
-            hap_start = hap_offsets[hap]
-            m = hap_offsets[hap + 1] - hap_start
-            for j in range(m):
-                here, after = hap_start + j, hap_start + min(j + 1, m - 1)
-                constants[6 * j] = 1.0 - 2.0 * gap_open[here]
-                constants[6 * j + 1] = 1.0 - gap_extend[here]
-                constants[6 * j + 2], constants[6 * j + 3] = gap_open[here], gap_extend[here]
-                constants[6 * j + 4], constants[6 * j + 5] = gap_open[after], gap_extend[after]
-                code_row[j] = haps[here] * W
+            sites = slice(hap_offsets[hap], hap_offsets[hap + 1])
+            m = hap_offsets[hap + 1] - hap_offsets[hap]
+            _prepare_haplotype(haps[sites], gap_open[sites], gap_extend[sites], constants, code_row)
         n_lanes = 1
         while n_lanes < W and first + n_lanes < n_pairs and pairs[order[first + n_lanes], 1] == hap:
             n_lanes += 1
@@ -184,77 +301,22 @@ def _forward(
             read = pairs[order[first + min(lane, n_lanes - 1)], 0]
             start[lane] = read_offsets[read]
             length[lane] = read_offsets[read + 1] - read_offsets[read]
-
         row = 0  # read bases done so far, in all lanes
         next_lane = 0  # lanes below it have ended; they are in order of length
         while next_lane < n_lanes:
-            # Rows until a lane ends: two at a time, and one where an odd one is left; the first by itself.
             ends = length[next_lane]
-            while row < ends:
-                rows = 2 if row > 0 and row + 2 <= ends else 1
-                for r in range(rows):
-                    for lane in range(W):
-                        # A lane that has ended repeats its last base: harmless, and in bounds.
-                        at = U(start[lane] + min(row + r, length[lane] - 1))
-                        base, quality = reads[at], qualities[at]
-                        right = priors[U(256) + U(quality)]
-                        wrong = right if base > 3 else priors[U(quality)]
-                        slot = U(r * N_CODES * W + lane)
-                        for code in range(4):
-                            prior[slot + U(code * W)] = wrong
-                        prior[slot + U(4 * W)] = right
-                        prior[slot + U(base) * U(W)] = right
-                if rows == 2:
-                    m_diagonal = gap_diagonal = zero  # row i-1, column j-1
-                    m_left = d_left = gap_left = zero  # row i, column j-1
-                    m_left2 = d_left2 = zero  # row i+1, column j-1
-                    for j in range(m):
-                        o, c = 3 * W * j, 6 * j
-                        code = code_row[U(j)]
-                        stay, leave = broadcast(constants, c), broadcast(constants, c + 1)
-                        g, x = broadcast(constants, c + 2), broadcast(constants, c + 3)
-                        g_next, x_next = broadcast(constants, c + 4), broadcast(constants, c + 5)
-                        m_up, i_up = load(states, o), load(states, o + W)
-                        prior_i, prior_i2 = load(prior, code), load(prior, code + N_CODES * W)
-                        m_i = prior_i * fma(stay, m_diagonal, leave * gap_diagonal)  # (1)
-                        i_i = fma(x_next, i_up, g_next * m_up)  # (2)
-                        d_i = fma(x, d_left, g * m_left)  # (3)
-                        m_i2 = prior_i2 * fma(stay, m_left, leave * gap_left)  # (1)
-                        i_i2 = fma(x_next, i_i, g_next * m_i)  # (2)
-                        d_i2 = fma(x, d_left2, g * m_left2)  # (3)
-                        m_diagonal, gap_diagonal = m_up, load(states, o + 2 * W)
-                        m_left, d_left, gap_left = m_i, d_i, i_i + d_i
-                        m_left2, d_left2 = m_i2, d_i2
-                        store(states, o, m_i2)
-                        store(states, o + W, i_i2)
-                        store(states, o + 2 * W, i_i2 + d_i2)
+            while row < ends:  # two rows at a time; one where an odd one is left, and the first by itself
+                _set_priors(reads, qualities, start, length, row, priors, prior[: N_CODES * W])
+                if row > 0 and row + 2 <= ends:
+                    _set_priors(reads, qualities, start, length, row + 1, priors, prior[N_CODES * W :])
+                    _two_rows(m, code_row, constants, prior, states)
+                    row += 2
                 else:
-                    m_diagonal = gap_diagonal = m_left = d_left = zero
-                    begin = splat(states, scale / m)
-                    for j in range(m):
-                        o, c = 3 * W * j, 6 * j
-                        prior_i = load(prior, code_row[U(j)])
-                        m_i, i_i = prior_i * begin, zero
-                        if row > 0:
-                            stay, leave = broadcast(constants, c), broadcast(constants, c + 1)
-                            g_next, x_next = broadcast(constants, c + 4), broadcast(constants, c + 5)
-                            m_up, i_up = load(states, o), load(states, o + W)
-                            m_i = prior_i * fma(stay, m_diagonal, leave * gap_diagonal)  # (1)
-                            i_i = fma(x_next, i_up, g_next * m_up)  # (2)
-                            m_diagonal, gap_diagonal = m_up, load(states, o + 2 * W)
-                        g, x = broadcast(constants, c + 2), broadcast(constants, c + 3)
-                        d_left = fma(x, d_left, g * m_left)  # (3)
-                        m_left = m_i
-                        store(states, o, m_i)
-                        store(states, o + W, i_i)
-                        store(states, o + 2 * W, i_i + d_left)
-                row += rows
-            total = zero
-            for j in range(m):
-                total = total + (load(states, 3 * W * j) + load(states, 3 * W * j + W))  # (4)
-            store(lane_sum, 0, total)
+                    _one_row(m, code_row, constants, prior, states, 0.0 if row > 0 else scale / m)
+                    row += 1
+            _sum_row(m, states, total)
             while next_lane < n_lanes and length[next_lane] == row:
-                sums[order[first + next_lane]] = lane_sum[next_lane]
+                sums[order[first + next_lane]] = total[next_lane]
                 next_lane += 1
         first += n_lanes
     restore_denormals(old_state)

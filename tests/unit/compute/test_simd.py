@@ -164,7 +164,7 @@ def test_an_impossible_width_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("function", "operation"),
-    [(affine_cpu._align, r"vpmaxsw|pmaxsw|smax"), (pairhmm_cpu._forward, r"vfmadd\w+ps|mulps|fmla")],
+    [(affine_cpu._align, r"vpmaxsw|pmaxsw|smax"), (pairhmm_cpu._two_rows, r"vfmadd\w+ps|mulps|fmla")],
     ids=["banded_affine", "pairhmm"],
 )
 def test_machine_code_uses_whole_registers(function: Any, operation: str) -> None:
