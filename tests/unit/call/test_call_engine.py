@@ -323,10 +323,7 @@ def test_edges_of_the_contig() -> None:
     records = call(
         make_block(
             [HandRead(0, "100M", SEQUENCE[:3] + first[2] + SEQUENCE[4:100], f"a{i}") for i in range(12)]
-            + [
-                HandRead(LENGTH - 100, "100M", SEQUENCE[-100:-4] + last[2] + SEQUENCE[-3:], f"b{i}")
-                for i in range(12)
-            ]
+            + [HandRead(LENGTH - 100, "100M", SEQUENCE[-100:-4] + last[2] + SEQUENCE[-3:], f"b{i}") for i in range(12)]
         )
     )
     assert summary(records) == [(*first, "1/1"), (*last, "1/1")]
