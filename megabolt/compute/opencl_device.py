@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from threading import Lock
 from typing import Any
@@ -27,8 +28,15 @@ def _import_pyopencl() -> Any:
     return pyopencl
 
 
+def _label(device: Any) -> str:
+    return f"{device.name.strip()} ({device.platform.version.strip()})"
+
+
 def _find(cl: Any) -> Any:
-    """The first device that is not a processor, else the first of all."""
+    """The first device that is not a processor, else the first of all.
+
+    Where there are several, MEGABOLT_OPENCL_DEVICE chooses: a part of the device's or the platform's name.
+    """
     try:
         platforms = cl.get_platforms()
     except cl.Error as error:  # the loader's way to say that it found no driver
@@ -42,7 +50,14 @@ def _find(cl: Any) -> Any:
             f"no OpenCL device was found{why}",
             "Install the device's driver, or PoCL for the processor: pip install pocl-binary-distribution.",
         )
-    return min(devices, key=lambda device: bool(device.type & cl.device_type.CPU))
+    wanted = os.environ.get("MEGABOLT_OPENCL_DEVICE", "")
+    chosen = [device for device in devices if wanted.lower() in _label(device).lower()]
+    if not chosen:
+        raise BackendUnavailable(
+            f"no OpenCL device is called {wanted!r}",
+            f"MEGABOLT_OPENCL_DEVICE must be a part of one of: {'; '.join(map(_label, devices))}.",
+        )
+    return min(chosen, key=lambda device: bool(device.type & cl.device_type.CPU))
 
 
 class OpenClDevice:
@@ -51,7 +66,7 @@ class OpenClDevice:
     def __init__(self) -> None:
         self._cl = _import_pyopencl()
         device = _find(self._cl)
-        self.name = f"{device.name.strip()} ({device.platform.version.strip()})"
+        self.name = _label(device)
         self.accelerator = not device.type & self._cl.device_type.CPU
         self._context = self._cl.Context([device])
         self._queue = self._cl.CommandQueue(self._context)
