@@ -64,7 +64,7 @@ PROGRAMS = {
     "bwa-bcftools": ("bwa", "samtools", "bcftools"),
 }
 
-VERSION_OF = {"bwa": "bwa 2>&1 | sed -n 's/^Version: //p'", "freebayes": "freebayes --version"}
+VERSION_OF = {"bwa": "bwa 2>&1 | sed -n 's/^Version: //p'", "freebayes": "freebayes --version | sed 's/^version: *//'"}
 
 
 @dataclass

@@ -102,10 +102,10 @@ def _backends() -> list[tuple[str, str]]:
 
 
 def _folders() -> list[tuple[str, str]]:
-    from megabolt.compute.jit import cache_folder
+    from megabolt.cli.warmup import kernel_cache
     from megabolt.privacy.audit import default_log
 
-    folder = cache_folder()
+    folder = kernel_cache()
     compiled = list(folder.rglob("*.nbc")) if folder.is_dir() else []
     state = f"{len(compiled)} compiled kernels" if compiled else "empty: the first run compiles, or `megabolt warmup`"
     return [("kernel cache", f"{folder} ({state})"), ("audit log", str(default_log()))]

@@ -15,18 +15,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megabolt.cli._options import check_readable
+from megabolt.cli._options import check_readable, threads_of
 from megabolt.formats.output import check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reference", type=Path, metavar="REF.fa", help="reference genome (FASTA, plain or gzipped)")
+    parser.add_argument("--threads", metavar="N", help="processors to use (default: those that are allowed)")
 
 
 def main(args: argparse.Namespace) -> int:
+    threads = threads_of(args)
     check_readable(args.reference, "reference")
     check_writable(args.reference.absolute().parent)
     from megabolt.align.index import build_index
 
-    print(build_index(args.reference))
+    print(build_index(args.reference, threads))
     return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -44,13 +45,17 @@ def kernel_modules(package: Path | None = None) -> list[str]:
     return found
 
 
+def kernel_cache() -> Path:
+    """The folder that Numba was told to keep compiled kernels in."""
+    importlib.import_module("megabolt.compute.jit")  # sets the variable, unless the user has
+    return Path(os.environ["NUMBA_CACHE_DIR"])
+
+
 def warm_up(modules: list[str]) -> tuple[Path, float]:
     """Import the modules under the lock of the cache folder; returns that folder and the wall seconds."""
     import fcntl
 
-    from megabolt.compute.jit import cache_folder
-
-    folder = cache_folder()
+    folder = kernel_cache()
     start = time.perf_counter()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,4 +14,4 @@ rule index:
     resources:
         mem_mb=plan.memory_mb,
     shell:
-        "megabolt index {input:q} > {log:q} 2>&1"
+        "megabolt index {input:q} --threads {threads} > {log:q} 2>&1"
