@@ -3,7 +3,8 @@
 
 In: `RecordBlock` and `Reference`. Out: `ChunkCalls`. Next: `formats/vcf.py` writes them.
 
-Order of work: decode reads and reconcile mates; collect evidence; find candidates; group them into windows;
+Order of work: decode reads and reconcile mates; collect evidence; find candidates, also by assembly where reads
+are clipped; group them into windows;
 isolated SNPs from the pileup, all other windows through haplotypes, pair-HMM and genotyping; emit.
 
 Each window belongs to the chunk that holds its first base, and is decided from the data around it only: however
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megabolt.call.assembly import add_assembled, assemble_sites
 from megabolt.call.candidates import Candidates, find_candidates
 from megabolt.call.emit import EmitContext, pileup_records, window_records
 from megabolt.call.evidence import SNP, Evidence, collect_evidence
@@ -64,6 +66,8 @@ class CallOptions:
         Bases around a window that its reads keep; the second is the limit when edges leave tandem repeats.
     max_reads
         Reads of one window; beyond it a fixed sample of the templates is taken.
+    assemble
+        Local assembly where soft clips pile up: finds long insertions and deletions.
     snp_prior, indel_prior, further_prior, same_site_prior
         P(a copy differs so from the reference); of each further event in a window; of a second allele of an indel
         site.
@@ -92,6 +96,7 @@ class CallOptions:
     pad: int = 25
     max_pad: int = 80
     max_reads: int = 400
+    assemble: bool = True
     snp_prior: float = 1e-3
     indel_prior: float = 1e-4
     further_prior: float = 1e-2
@@ -133,6 +138,7 @@ class _Chunk:
     reads: Reads
     evidence: Evidence
     candidates: Candidates
+    together: list[NDArray[np.int64]]
     windows: Windows
 
 
@@ -215,11 +221,15 @@ def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: in
         min_snp_fraction=options.min_snp_fraction,
         min_indel_fraction=options.min_indel_fraction,
     )
+    assembled = assemble_sites(evidence, reads, ref, n_ref, origin, backend=options.backend) if options.assemble else []
+    candidates, together = add_assembled(candidates, assembled)
     windows = build_windows(
         candidates, ref, n_ref, origin, evidence.depth, evidence.clips, tract,
         gap=options.window_gap, max_width=options.max_window, pad=options.pad, max_pad=options.max_pad,
     )  # fmt: skip
-    return _Chunk(contig, start, stop, origin, n_ref, ref, tract, period, reads, evidence, candidates, windows)
+    return _Chunk(
+        contig, start, stop, origin, n_ref, ref, tract, period, reads, evidence, candidates, together, windows
+    )
 
 
 def _windows_to_call(chunk: _Chunk, options: CallOptions, gvcf: bool) -> NDArray[np.int64]:
@@ -245,7 +255,9 @@ def _call_complex(
 ) -> tuple[list[tuple[int, VcfRecord]], dict[str, int]]:
     """Records of the windows `which`, each with the contig position where its window begins."""
     window_reads = reads_of_windows(chunk.reads, chunk.windows, which, max_reads=options.max_reads)
-    haplotypes = enumerate_haplotypes(chunk.windows, which, chunk.candidates, chunk.reads, window_reads, chunk.ref)
+    haplotypes = enumerate_haplotypes(
+        chunk.windows, which, chunk.candidates, chunk.reads, window_reads, chunk.ref, chunk.together
+    )
     likelihoods = score_windows(chunk.windows, which, window_reads, haplotypes, chunk.reads, backend=options.backend)
     genotypes = genotype_windows(
         chunk.windows, which, chunk.candidates, chunk.reads, haplotypes, likelihoods,

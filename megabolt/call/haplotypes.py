@@ -10,6 +10,7 @@ windows longer than a read; all combinations where there are few candidates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -291,7 +292,7 @@ def _beam(
 @kernel(
     "void(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], uint8[::1],"
     " int64[::1], uint8[::1], int64[::1], int32[::1], uint8[::1], int64[::1], int64[::1], int64[::1], int32[::1],"
-    " int64, int64, int64[::1], uint64[::1], int64[::1], uint8[::1])"
+    " int64, int64, int64[::1], int64[::1], uint64[::1], uint64[::1], int64[::1], uint8[::1])"
 )
 def _enumerate(
     which: Any,
@@ -315,6 +316,8 @@ def _enumerate(
     cap: Any,
     max_length: Any,
     read_offset: Any,
+    extra_offset: Any,
+    extra: Any,
     out_mask: Any,
     out_offset: Any,
     out_sequence: Any,
@@ -326,7 +329,7 @@ def _enumerate(
     n = 0
     out_offset[0] = 0
     beam = np.empty(cap, np.uint64)
-    proposal = np.empty(1 + MAX_PATTERNS + cap + 64, np.uint64)
+    proposal = np.empty(1 + 2 * MAX_PATTERNS + cap + 64, np.uint64)
     limit = np.empty(len(proposal), np.int64)
     for k in range(len(which)):
         w = which[k]
@@ -382,6 +385,9 @@ def _enumerate(
             if count[order[x]] >= 2 or n_patterns < 6:
                 proposal[n_proposals], limit[n_proposals] = pattern[order[x]], cap // 2
                 n_proposals += 1
+        for x in range(extra_offset[k], min(extra_offset[k + 1], extra_offset[k] + MAX_PATTERNS)):
+            proposal[n_proposals], limit[n_proposals] = extra[x], cap
+            n_proposals += 1
         if ne >= 2:
             size = _beam(state, members, starts, kinds, stops, cap, 0.03, beam)
             for x in range(size):
@@ -406,6 +412,29 @@ def _enumerate(
         which[k] = n - first
 
 
+def _project(
+    windows: Windows, which: NDArray[np.int64], together: Sequence[NDArray[np.int64]]
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """What each assembled haplotype is inside each window: offsets by window, masks."""
+    place = {
+        int(c): (k, bit)
+        for k, w in enumerate(which.tolist())
+        for bit, c in enumerate(windows.candidate[windows.candidate_offset[w] : windows.candidate_offset[w + 1]])
+    } if together else {}  # fmt: skip
+    masks: dict[int, dict[int, None]] = {}
+    for one in together:
+        inside: dict[int, int] = {}
+        for c in one.tolist():
+            if c in place:
+                k, bit = place[c]
+                inside[k] = inside.get(k, 0) | 1 << bit
+        for k, mask in inside.items():
+            masks.setdefault(k, {})[mask] = None
+    counts = [len(masks.get(k, ())) for k in range(len(which))]
+    flat = [mask for k in sorted(masks) for mask in masks[k]]
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), np.array(flat, np.uint64)
+
+
 def enumerate_haplotypes(
     windows: Windows,
     which: NDArray[np.int64],
@@ -413,9 +442,17 @@ def enumerate_haplotypes(
     reads: Reads,
     window_reads: WindowReads,
     ref: NDArray[np.uint8],
+    together: Sequence[NDArray[np.int64]] = (),
 ) -> Haplotypes:
-    """Haplotypes of the windows numbered `which`; windows over N, without reads or too long get none."""
+    """Haplotypes of the windows numbered `which`; windows over N, without reads or too long get none.
+
+    Parameters
+    ----------
+    together
+        Candidates (ascending numbers) that assembled haplotypes carry.
+    """
     n = len(which)
+    extra_offset, extra = _project(windows, which, together)
     inserted = np.diff(candidates.sequence_offset)
     per_window = np.add.reduceat(
         np.append(inserted[windows.candidate], 0), windows.candidate_offset[:-1]
@@ -429,7 +466,8 @@ def enumerate_haplotypes(
         counts, windows.start, windows.stop, windows.hap_start, windows.hap_stop, windows.candidate_offset,
         windows.candidate, candidates.start, candidates.kind, candidates.sequence_offset, candidates.sequence,
         candidates.read_offset, candidates.read, ref, candidates.stop, reads.start, reads.stop, window_reads.read,
-        MAX_HAPLOTYPES, MAX_HAPLOTYPE_LENGTH, window_reads.offset, mask, sequence_offset, sequence,
+        MAX_HAPLOTYPES, MAX_HAPLOTYPE_LENGTH, window_reads.offset, extra_offset, extra, mask, sequence_offset,
+        sequence,
     )  # fmt: skip
     offset = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     total = int(offset[-1])
