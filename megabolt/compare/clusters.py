@@ -3,9 +3,10 @@
 
 In: truth and calls of one contig. Out: `Cluster`s that can be compared one by one without loss. Next: match.
 
-Two haplotypes that differ by d bases in length stay equal through a stretch of reference only if the stretch
-repeats itself with period d. So a stretch between two variants separates them if it has no period of up to D,
-the sum of all length changes before it: behind it, all haplotypes are level again. So the split is exact.
+Two haplotypes that are d bases out of step stay equal through a stretch of reference only if the stretch repeats
+itself with period d. So the steps that truth and calls can be apart are followed from variant to variant: each
+adds the changes of length that its alleles bring, each stretch between two variants removes those it does not
+repeat with. Where only 0 is left, whatever lies behind is independent of what lies before: the split is exact.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _PROBE = 48
 
 @dataclass(slots=True)
 class Cluster:
-    """Variants of both sides over reference bases [start, stop)."""
+    """Variants of both sides over reference bases [start, stop), and the steps they can leave behind."""
 
     start: int
     stop: int
     truth: list[Variant] = field(default_factory=list)
     calls: list[Variant] = field(default_factory=list)
-    length_change: int = 0
+    steps: set[int] = field(default_factory=lambda: {0})
 
 
 def make_clusters(sequence: bytes, truth: Sequence[Variant], calls: Sequence[Variant]) -> list[Cluster]:
@@ -42,7 +43,10 @@ def make_clusters(sequence: bytes, truth: Sequence[Variant], calls: Sequence[Var
             clusters.append(Cluster(start, stop))
         cluster = clusters[-1]
         cluster.stop = max(cluster.stop, stop)
-        cluster.length_change += variant.length_change
+        changes = variant.length_changes
+        if changes:
+            signed = [0, *(-change if side else change for change in changes)]
+            cluster.steps = {step + change for step in cluster.steps for change in signed}
         (cluster.calls if side else cluster.truth).append(variant)
     return clusters
 
@@ -56,9 +60,14 @@ def has_period(sequence: bytes, start: int, stop: int, period: int) -> bool:
 
 
 def _separates(sequence: bytes, cluster: Cluster, next_start: int) -> bool:
-    """Whether the bases between a cluster and the next variant make them independent."""
+    """Whether the bases up to the next variant bring all haplotypes into step; removes steps they exclude."""
     gap = next_start - cluster.stop
-    if gap < 1 or gap <= cluster.length_change:
+    if gap < 1:
         return False
-    periods = range(1, cluster.length_change + 1)
-    return not any(has_period(sequence, cluster.stop, next_start, period) for period in periods)
+    if len(cluster.steps) > 1:
+        cluster.steps = {
+            step
+            for step in cluster.steps
+            if abs(step) >= gap or step == 0 or has_period(sequence, cluster.stop, next_start, abs(step))
+        }
+    return cluster.steps == {0}

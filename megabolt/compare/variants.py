@@ -80,10 +80,10 @@ class Variant:
         self.stop = max(allele.stop for allele in alleles)
 
     @property
-    def length_change(self) -> int:
-        """The most bases by which an allele is longer or shorter than what it replaces."""
-        pair = self.placements[0]
-        return max(abs(len(a.bases) - (a.stop - a.start)) for a in pair if a is not None)
+    def length_changes(self) -> set[int]:
+        """By how many bases its alleles are longer (or, negative, shorter) than what they replace; never 0."""
+        changes = {len(a.bases) - (a.stop - a.start) for a in self.placements[0] if a is not None}
+        return changes - {0}
 
     @property
     def identity(self) -> Alleles:
