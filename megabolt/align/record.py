@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.align.alignments import MAX_CIGAR, Alignments
+from megabolt.align.alignments import Alignments
 from megabolt.compute.bits import (
     EVEN_BITS,
     PADDING,
@@ -600,6 +600,7 @@ def _build(
     measures = np.zeros((2, 4), np.int64)  # of the two mates: see _measure
     spans = np.zeros(2, np.int64)
     room = len(out) - PADDING
+    max_cigar = cigar.shape[1]
     p = np.int64(0)
     for i in range(n_pairs):
         for m in range(2):
@@ -609,7 +610,7 @@ def _build(
             if mapped[r] != 0:
                 spans[m] = _measure(cigar[r], n_cigar[r], measures[m])
                 length = fields1[i, 4] if m == 0 else fields2[i, 4]
-                if measures[m, 0] != length or start[r] < 0 or contig[r] < 0 or n_cigar[r] > MAX_CIGAR:
+                if measures[m, 0] != length or start[r] < 0 or contig[r] < 0 or n_cigar[r] > max_cigar:
                     status[0] = _BAD_CIGAR
                     status[1] = r
                     return
@@ -637,8 +638,8 @@ def _build(
                 status[1] = r
                 return
             # fixed part, name, CIGAR, bases, qualities; MD: two letters a base, deletions; MC; other tags
-            bound = 36 + 255 + 4 * MAX_CIGAR + 2 * length + 2 * length + measures[m, 3] + 6 * MAX_CIGAR + 64
-            bound += 6 * MAX_CIGAR + group_length + 64
+            bound = 36 + 255 + 4 * max_cigar + 2 * length + 2 * length + measures[m, 3] + 6 * max_cigar + 64
+            bound += 6 * max_cigar + group_length + 64
             if p + bound > room:
                 status[0] = _TOO_SMALL
                 return

@@ -207,6 +207,7 @@ class BinStore:
                 self.layout.last_bin,
                 self.layout.place,
                 self.layout.n_bins,
+                UNPLACED,
                 self._arena.data,
                 self._cursor,
                 self._limit,
@@ -305,7 +306,7 @@ def _copy_record(source: NDArray[np.uint8], start: Any, size: Any, out: NDArray[
 
 @kernel(
     "int64(uint8[::1], int64[::1], uint64[::1], int64, int64, int64, int64[::1], int64[::1], int64[::1],"
-    " int64, uint8[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1])"
+    " int64, uint64, uint8[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1])"
 )
 def _distribute(
     data: NDArray[np.uint8],
@@ -318,6 +319,7 @@ def _distribute(
     last_bin: NDArray[np.int64],
     contig_place: NDArray[np.int64],
     unplaced_bin: Any,
+    unplaced: Any,
     arena: NDArray[np.uint8],
     cursor: NDArray[np.int64],
     limit: NDArray[np.int64],
@@ -336,7 +338,7 @@ def _distribute(
         place = np.int64(0)
         other_place = np.int64(0)
         reverse = U(0)
-        if key != UNPLACED:
+        if key != unplaced:
             contig = key >> U(33)
             start = np.int64((key >> U(1)) & U(0xFFFFFFFF)) - 1
             reverse = key & U(1)

@@ -60,7 +60,7 @@ def _mark_pairs(
         n_partitions *= 2
     bounds = np.zeros(n_partitions + 1, np.int64)
     order = np.empty(len(signature), np.int64)
-    _partition(signature, np.zeros(n_partitions, np.int64), bounds, order)
+    _partition(signature, NO_END, np.zeros(n_partitions, np.int64), bounds, order)
 
     def resolve(first: int, last: int) -> None:
         largest = int(np.diff(bounds[first : last + 1]).max(initial=1))
@@ -95,7 +95,7 @@ def _mark_lone_reads(
     bits = max(10, (16 * len(distinct) - 1).bit_length())
     bitmap = np.zeros((1 << bits) // 64, np.uint64)
     in_pairs = np.zeros(len(distinct), np.uint8)
-    _find_paired_ends(signature, distinct, bitmap, bits, in_pairs)
+    _find_paired_ends(signature, NO_END, distinct, bitmap, bits, in_pairs)
     duplicate[lone[~keeps | (in_pairs[group] != 0)]] = 1
 
 
@@ -111,9 +111,10 @@ def _mix(first: Any, second: Any) -> Any:
     return x ^ (x >> U(31))
 
 
-@kernel("void(uint64[:, ::1], int64[::1], int64[::1], int64[::1])")
+@kernel("void(uint64[:, ::1], uint64, int64[::1], int64[::1], int64[::1])")
 def _partition(
     signature: NDArray[np.uint64],
+    no_end: Any,
     counts: NDArray[np.int64],
     bounds: NDArray[np.int64],
     order: NDArray[np.int64],
@@ -122,13 +123,13 @@ def _partition(
     mask = U(len(counts) - 1)
     n = len(signature)
     for i in range(n):
-        if signature[i, 1] != NO_END:
+        if signature[i, 1] != no_end:
             counts[_mix(signature[i, 0], signature[i, 1]) & mask] += 1
     for k in range(len(counts)):
         bounds[k + 1] = bounds[k] + counts[k]
         counts[k] = bounds[k]
     for i in range(n):
-        if signature[i, 1] != NO_END:
+        if signature[i, 1] != no_end:
             k = _mix(signature[i, 0], signature[i, 1]) & mask
             order[np.uint64(counts[k])] = i
             counts[k] += 1
@@ -170,9 +171,10 @@ def _resolve(
             slot = (slot + U(1)) & mask
 
 
-@kernel("void(uint64[:, ::1], uint64[::1], uint64[::1], int64, uint8[::1])")
+@kernel("void(uint64[:, ::1], uint64, uint64[::1], uint64[::1], int64, uint8[::1])")
 def _find_paired_ends(
     signature: NDArray[np.uint64],
+    no_end: Any,
     ends: NDArray[np.uint64],
     bitmap: NDArray[np.uint64],
     bits: Any,
@@ -184,7 +186,7 @@ def _find_paired_ends(
         h = _mix(ends[k], U(0)) >> shift
         bitmap[h >> U(6)] |= U(1) << (h & U(63))
     for i in range(len(signature)):
-        if signature[i, 1] == NO_END:
+        if signature[i, 1] == no_end:
             continue
         for m in range(2):
             end = signature[i, 0]

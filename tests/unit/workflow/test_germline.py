@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The jobs of one sample on a small genome: results, independence of threads, nothing left after errors."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pysam
+import pytest
+
+from megabolt.align.engine import PairAligner
+from megabolt.align.index import build_index, open_index
+from megabolt.errors import ConsentRefused, InputFormatError, ResourceError, UsageError
+from megabolt.formats.bases import decode, reverse_complement
+from megabolt.reads.bins import BIN_BASES
+from megabolt.workflow.germline import command_line, run_align, run_call, run_germline
+from megabolt.workflow.read_groups import read_groups
+
+OPEN = "T. Tester: simulated for a test"
+MEMORY = 2 << 30
+LENGTHS = {"big": BIN_BASES + 30_000, "small": 20_000, "tiny": 12_000}
+#: Where reads come from: the contig, start, stop. One stretch lies across the border of two bins.
+COVERED = [
+    ("big", 0, 20_000),
+    ("big", BIN_BASES - 15_000, BIN_BASES + 15_000),
+    ("small", 0, 20_000),
+    ("tiny", 0, 12_000),
+]
+N_COPIES = 40
+
+
+@dataclass
+class Sample:
+    """A reference, its reads in two lanes, the planted SNPs: contig -> {0-based place: alternative}."""
+
+    reference: Path
+    fastq_1: list[Path]
+    fastq_2: list[Path]
+    snps: dict[str, dict[int, str]]
+    n_pairs: int
+
+
+def fastq_record(rng: np.random.Generator, name: str, codes: Any) -> str:
+    return f"@{name}\n{decode(codes)}\n+\n{''.join(chr(33 + q) for q in rng.choice([37, 25], len(codes)))}\n"
+
+
+def make_pairs(rng: np.random.Generator, genome: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    pairs = []
+    for contig, first, last in COVERED:
+        for _ in range((last - first) // 15):  # 20x
+            start = int(rng.integers(first, last - 500))
+            stop = start + int(rng.normal(400, 40))
+            ends = genome[contig][start : start + 150], reverse_complement(genome[contig][stop - 150 : stop])
+            pairs.append((f"p{len(pairs)}", *(ends if rng.random() < 0.5 else ends[::-1])))
+    noise = rng.integers(0, 4, (40, 150)).astype(np.uint8)
+    pairs += [(f"lone{k}", pairs[50 * k][1], noise[k]) for k in range(20)]
+    pairs += [(f"none{k}", noise[20 + k], noise[k]) for k in range(20)]
+    rng.shuffle(pairs)
+    pairs += [(f"copy{k}", *pairs[7 * k][1:]) for k in range(N_COPIES)]
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    folder, rng = tmp_path_factory.mktemp("sample"), np.random.default_rng(11)
+    genome = {name: rng.integers(0, 4, length).astype(np.uint8) for name, length in LENGTHS.items()}
+    reference = folder / "ref.fa"
+    reference.write_text("".join(f">{name}\n{decode(codes)}\n" for name, codes in genome.items()))
+    build_index(reference)
+    snps: dict[str, dict[int, str]] = {}
+    for contig, first, last in COVERED:
+        for place in range(first + 700, last - 700, 900):
+            genome[contig][place] ^= 1 + place % 3
+            snps.setdefault(contig, {})[place] = decode(genome[contig][place : place + 1])
+    pairs = make_pairs(rng, genome)
+    paths: list[list[Path]] = [[], []]
+    half = len(pairs) // 2
+    for lane, part in enumerate((pairs[:half], pairs[half:])):
+        for mate in (1, 2):
+            path = folder / f"L{lane}_R{mate}.fastq.gz"
+            with gzip.open(path, "wt", compresslevel=1) as file:
+                file.write("".join(fastq_record(rng, f"{pair[0]}/{mate}", pair[mate]) for pair in part))
+            paths[mate - 1].append(path)
+    return Sample(reference, *paths, snps, len(pairs))
+
+
+def arguments(sample: Sample, **changes: Any) -> dict[str, Any]:
+    groups = read_groups("s", [f"@RG\tID:lane{k}\tLB:lib" for k in (1, 2)], 2)
+    given = {
+        "reference": sample.reference, "fastq_1": sample.fastq_1, "fastq_2": sample.fastq_2, "sample": "s",
+        "read_groups": groups, "threads": 2, "memory": MEMORY, "open_data": OPEN,
+    }  # fmt: skip
+    return given | changes
+
+
+@pytest.fixture(scope="module")
+def results(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Folders of complete runs by number of threads."""
+    folders = {}
+    for threads in (1, 3):
+        folders[threads] = tmp_path_factory.mktemp(f"threads{threads}")
+        run_germline(**arguments(sample, outdir=folders[threads], threads=threads, gvcf=True))
+    return folders
+
+
+def bam_text(path: Path) -> list[str]:
+    with pysam.AlignmentFile(str(path)) as file:
+        return [str(file.header), *(record.to_string() for record in file.fetch(until_eof=True))]
+
+
+def vcf_text(path: Path) -> list[str]:
+    with gzip.open(path, "rt") as file:
+        return list(file)
+
+
+def records(path: Path) -> list[Any]:
+    with pysam.VariantFile(str(path)) as file:
+        return list(file)
+
+
+def test_all_files_are_there(results: dict[int, Path]) -> None:
+    names = ["s.bam", "s.bam.bai", "s.g.vcf.gz", "s.g.vcf.gz.tbi", "s.metrics.json", "s.vcf.gz", "s.vcf.gz.tbi"]
+    for folder in results.values():
+        assert sorted(path.name for path in folder.iterdir()) == names
+
+
+def test_threads_do_not_change_the_answer(results: dict[int, Path]) -> None:
+    one, three = results[1], results[3]
+    assert bam_text(one / "s.bam") == bam_text(three / "s.bam")
+    for name in ("s.vcf.gz", "s.g.vcf.gz"):
+        assert vcf_text(one / name) == vcf_text(three / name)
+    metrics = [json.loads((folder / "s.metrics.json").read_text()) for folder in (one, three)]
+    for key in ("schema_version", "reads", "depth", "insert_size", "calls"):
+        assert metrics[0][key] == metrics[1][key]
+
+
+def test_the_bam_is_sorted_complete_and_indexed(sample: Sample, results: dict[int, Path]) -> None:
+    with pysam.AlignmentFile(str(results[1] / "s.bam")) as file:
+        reads = list(file.fetch(until_eof=True))
+        assert len(reads) == 2 * sample.n_pairs
+        places = [(r.reference_id % 100, r.reference_start, r.is_reverse) for r in reads if r.reference_id >= 0]
+        assert places == sorted(places)
+        assert all(r.is_unmapped for r in reads[len(places) :])
+        across = sum(r.reference_start < BIN_BASES < (r.reference_end or 0) for r in reads)
+        found = [r for r in file.fetch("big", BIN_BASES, BIN_BASES + 1) if r.reference_start < BIN_BASES]
+        assert len(found) == across > 5
+
+
+def unclipped_end(read: Any) -> tuple[int, int, bool]:
+    """Contig, 5' end before clipping, strand."""
+    ends = read.cigartuples[-1 if read.is_reverse else 0]
+    clipped = ends[1] if ends[0] == 4 else 0
+    place = read.reference_end - 1 + clipped if read.is_reverse else read.reference_start - clipped
+    return read.reference_id, place, read.is_reverse
+
+
+def test_one_pair_of_each_molecule_is_not_marked(sample: Sample, results: dict[int, Path]) -> None:
+    templates: dict[str, list[Any]] = {}
+    with pysam.AlignmentFile(str(results[1] / "s.bam")) as file:
+        for read in file.fetch(until_eof=True):
+            if not read.is_unmapped:
+                templates.setdefault(read.query_name, []).append(read)
+    molecules: dict[Any, list[Any]] = {}
+    for reads in templates.values():
+        molecules.setdefault(tuple(sorted(map(unclipped_end, reads))), []).append(reads)
+    paired_ends = {end for ends in molecules if len(ends) == 2 for end in ends}
+    for ends, copies in molecules.items():
+        kept = [reads for reads in copies if not reads[0].is_duplicate]
+        assert all(len({read.is_duplicate for read in reads}) == 1 for reads in copies)
+        if len(ends) == 1 and ends[0] in paired_ends:
+            assert kept == []
+        else:
+            scores = [sum(q for read in reads for q in read.query_qualities if q >= 15) for reads in copies]
+            assert len(kept) == 1
+            assert scores[copies.index(kept[0])] == max(scores)
+    assert sum(len(copies) - 1 for copies in molecules.values()) >= N_COPIES * 0.8
+
+
+def test_planted_snps_are_called(sample: Sample, results: dict[int, Path]) -> None:
+    found = {(r.contig, r.start): r for r in records(results[1] / "s.vcf.gz")}
+    planted = [(contig, place, alt) for contig, places in sample.snps.items() for place, alt in places.items()]
+    right = sum((c, p) in found and found[c, p].alts == (alt,) for c, p, alt in planted)
+    assert right >= 0.97 * len(planted)
+    assert len(found) <= 1.03 * len(planted)
+
+
+def test_the_gvcf_covers_the_genome_without_gaps(results: dict[int, Path]) -> None:
+    reached = dict.fromkeys(LENGTHS, 0)
+    for record in records(results[1] / "s.g.vcf.gz"):
+        assert record.start <= reached[record.contig]
+        reached[record.contig] = max(reached[record.contig], record.stop)
+    assert reached == LENGTHS
+
+
+def test_metrics_describe_the_sample(sample: Sample, results: dict[int, Path]) -> None:
+    metrics = json.loads((results[1] / "s.metrics.json").read_text())
+    assert metrics["reads"]["pairs"] == sample.n_pairs
+    assert metrics["insert_size"]["mean"] == pytest.approx(400, abs=10)
+    assert len(metrics["insert_size"]["learnt"]) == 2
+    assert metrics["depth"]["over_bases"] == sum(LENGTHS.values())
+    assert metrics["calls"]["snps"] > 70
+    assert [stage["name"] for stage in metrics["stages"]][1:3] == ["align", "mark duplicates"]
+    assert metrics["peak_rss_bytes"] > 50 << 20
+
+
+def test_the_two_halves_give_the_same(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
+    bam = tmp_path / "s.bam"
+    run_align(**arguments(sample, output=bam))
+    assert bam_text(bam) == bam_text(results[1] / "s.bam")
+    common = {"reference": sample.reference, "threads": 2, "memory": MEMORY, "open_data": OPEN}
+    run_call(bam=bam, output=tmp_path / "c.vcf.gz", gvcf=tmp_path / "c.g.vcf.gz", **common)
+    assert vcf_text(tmp_path / "c.vcf.gz") == vcf_text(results[1] / "s.vcf.gz")
+    assert vcf_text(tmp_path / "c.g.vcf.gz") == vcf_text(results[1] / "s.g.vcf.gz")
+    run_call(bam=bam, output=tmp_path / "d.vcf.gz", **common)
+    assert vcf_text(tmp_path / "d.vcf.gz") == vcf_text(results[1] / "s.vcf.gz")
+
+
+def test_targets_choose_calls_and_depth(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
+    bed = tmp_path / "t.bed"
+    bed.write_text(f"big\t{BIN_BASES - 3000}\t{BIN_BASES + 3000}\nsmall\t5000\t9000\n")
+    summary = run_germline(**arguments(sample, outdir=tmp_path / "out", targets=bed, bam=False))
+    inside = [
+        (r.contig, r.start, r.ref, r.alts)
+        for r in records(results[1] / "s.vcf.gz")
+        if (r.contig == "big" and abs(r.start - BIN_BASES) < 3000) or (r.contig == "small" and 5000 <= r.start < 9000)
+    ]
+    found = [(r.contig, r.start, r.ref, r.alts) for r in records(tmp_path / "out" / "s.vcf.gz")]
+    assert found == inside != []
+    assert summary.metrics["depth"]["over_bases"] == 10_000
+    assert summary.metrics["depth"]["mean"] == pytest.approx(20, abs=3)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["s.metrics.json", "s.vcf.gz", "s.vcf.gz.tbi"]
+
+
+class Failing(PairAligner):
+    """Raises in the third batch."""
+
+    def __init__(self, sample: Sample, error: BaseException) -> None:
+        super().__init__(open_index(sample.reference))
+        self._error = error
+
+    def align(self, batch: Any, insert_size: Any) -> Any:
+        if batch.first_pair >= 2 * 2048:
+            raise self._error
+        return super().align(batch, insert_size)
+
+
+@pytest.fixture
+def no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = [t for t in threading.enumerate() if t not in before and t.name.startswith(("megabolt", "fastq", "write"))]
+    for thread in left:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in left)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("third batch"), MemoryError(), KeyboardInterrupt()], ids=repr)
+def test_an_error_in_a_worker_ends_the_job(
+    sample: Sample, tmp_path: Path, no_thread_left: None, error: BaseException
+) -> None:
+    with pytest.raises(type(error)):
+        run_germline(**arguments(sample, outdir=tmp_path, aligner=Failing(sample, error)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["align", "mark duplicates", "sort, write and call", "finish the files"])
+def test_an_interrupt_leaves_nothing(sample: Sample, tmp_path: Path, no_thread_left: None, moment: str) -> None:
+    def say(text: str) -> None:
+        if text == moment:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_germline(**arguments(sample, outdir=tmp_path, say=say))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_fastq_leaves_nothing(sample: Sample, tmp_path: Path, no_thread_left: None) -> None:
+    broken = tmp_path / "broken.fastq.gz"
+    broken.write_bytes(sample.fastq_2[1].read_bytes()[:-100])
+    changed = arguments(sample, outdir=tmp_path / "out", fastq_2=[sample.fastq_2[0], broken])
+    with pytest.raises(InputFormatError, match=r"broken\.fastq\.gz"):
+        run_germline(**changed)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_too_little_memory_is_said_at_once(sample: Sample, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="--memory"):
+        run_germline(**arguments(sample, outdir=tmp_path, memory=128 << 20))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_consent_no_opening(sample: Sample, tmp_path: Path) -> None:
+    with pytest.raises(ConsentRefused):
+        run_germline(**arguments(sample, outdir=tmp_path / "out", open_data=None))
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_and_read_groups_must_agree_in_number(sample: Sample, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="read groups"):
+        run_germline(**arguments(sample, outdir=tmp_path, read_groups=read_groups("s", [], 1)))
+
+
+def test_a_bam_of_another_reference_is_refused(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
+    other = tmp_path / "other.fa"
+    other.write_text(">big\n" + "ACGT" * 9000 + "\n")
+    build_index(other)
+    with pytest.raises(InputFormatError, match="header"):
+        run_call(
+            reference=other,
+            bam=results[1] / "s.bam",
+            output=tmp_path / "c.vcf.gz",
+            threads=1,
+            memory=MEMORY,
+            open_data=OPEN,
+        )
+    assert not (tmp_path / "c.vcf.gz").exists()
+
+
+def test_the_declaration_is_not_in_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["/usr/bin/megabolt", "germline", "--open-data", "J. Smith: mine", "--sample", "a b", "--open-data=K: x"]
+    monkeypatch.setattr("sys.argv", words)
+    assert command_line() == "megabolt germline --sample 'a b'"
