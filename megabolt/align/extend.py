@@ -13,23 +13,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
 from megabolt.align.alignments import CIGAR_M, CIGAR_S, MAX_CIGAR, Alignments
-from megabolt.align.fast import (
+from megabolt.align.choose import (
     CONCORDANT,
     FAST,
-    MAPQ1,
+    MAPQ,
     MATE_COLUMNS,
     NO_RIVAL,
-    PENALTY1,
-    PLACE1,
-    RIVAL1,
+    PENALTY,
+    PLACE,
+    RIVAL,
     STATUS,
-    STRAND1,
+    STRAND,
 )
-from megabolt.align.index import Index
-from megabolt.align.seed import PackedReads
+from megabolt.align.packed import READS_TYPE, TABLES_TYPE, PackedReads, Tables
 from megabolt.align.verify import mismatches_at
 from megabolt.compute.banded_affine import AffineResult, AffineScores
 from megabolt.compute.banded_affine.numba_cpu import align_arrays
@@ -46,6 +46,8 @@ WIDE_FROM = 100
 MIN_SCORE = 30
 #: dB that one point of score stands for: a good mismatch costs 34 dB and 5 points.
 DB_PER_POINT = 6.8
+#: The same in whole dB for re-scored candidates, where most points are lost in clips and gaps.
+RESCORED_DB_PER_POINT = 6
 #: Posteriors up to this are ties of two places (3.0 dB) and written as 0; larger ones than MAX_MAPQ as MAX_MAPQ.
 TIE_MAPQ, MAX_MAPQ = 3, 60
 
@@ -65,22 +67,21 @@ class Jobs:
     window_start: NDArray[np.int64]
 
 
+_INTS, _INTS32, _BYTES = types.int64[::1], types.int32[::1], types.uint8[::1]
+_CIGARS = types.uint32[:, ::1]
+
+
 @kernel(
-    "void(int64[::1], int64[::1], int64, int64, uint64[::1], uint64[::1], int64[::1], int64, uint64[::1], "
-    "int64[::1], int64[::1], uint8[::1], int64[::1], uint8[::1], int64[::1], int32[::1], int64[::1])"
-)
+    types.void(
+        _INTS, _INTS, types.int64, READS_TYPE, TABLES_TYPE, _BYTES, _INTS, _BYTES, _INTS, _INTS32, _INTS
+    )
+)  # fmt: skip
 def _fill_jobs(
-    reads: NDArray[np.int64],
-    keys: NDArray[np.int64],
-    n: int,
+    job_read: NDArray[np.int64],
+    job_key: NDArray[np.int64],
     band: int,
-    forward: NDArray[np.uint64],
-    reverse: NDArray[np.uint64],
-    lengths: NDArray[np.int64],
-    words: int,
-    reference: NDArray[np.uint64],
-    contig_offset: NDArray[np.int64],
-    contig_stop: NDArray[np.int64],
+    reads: PackedReads,
+    tables: Tables,
     query: NDArray[np.uint8],
     query_offsets: NDArray[np.int64],
     target: NDArray[np.uint8],
@@ -89,14 +90,15 @@ def _fill_jobs(
     window_start: NDArray[np.int64],
 ) -> None:
     """Unpack each read, oriented, and the stretch of its contig that the band covers."""
+    reference, contig_offset, contig_stop = tables.reference, tables.contig_offset, tables.contig_stop
     q, t = 0, 0
-    for x in range(n):
-        r, place = reads[x], keys[x] >> 1
-        packed = reverse if keys[x] & 1 else forward
-        length = lengths[r]
+    for x in range(len(job_read)):
+        r, place = job_read[x], job_key[x] >> 1
+        packed = reads.reverse if job_key[x] & 1 else reads.forward
+        length = reads.length[r]
         query_offsets[x], target_offsets[x] = q, t
         for i in range(length):
-            query[U(q + i)] = np.uint8((packed[U(r * words + (i >> 5))] >> U((i & 31) * 2)) & U(3))
+            query[U(q + i)] = np.uint8((packed[U(r * reads.words + (i >> 5))] >> U((i & 31) * 2)) & U(3))
         q += length
         contig = np.searchsorted(contig_offset, place + (length >> 1), "right") - 1
         start = max(place - band, contig_offset[max(contig, 0)])
@@ -110,20 +112,15 @@ def _fill_jobs(
         t += stop - start
         diagonal[x] = place - start
         window_start[x] = start
-    query_offsets[n], target_offsets[n] = q, t
+    query_offsets[len(job_read)], target_offsets[len(job_read)] = q, t
 
 
 def build_jobs(
-    reads: NDArray[np.int64],
-    keys: NDArray[np.int64],
-    band: int,
-    packed: PackedReads,
-    words: int,
-    index: Index,
+    job_read: NDArray[np.int64], job_key: NDArray[np.int64], band: int, reads: PackedReads, tables: Tables
 ) -> Jobs:
-    """Jobs that align reads[x] around place keys[x] >> 1 on strand keys[x] & 1, within `band` diagonals."""
-    n = len(reads)
-    total = int(packed.length[reads].sum())
+    """Jobs that align read job_read[x] around place job_key[x] >> 1 on strand job_key[x] & 1, within `band`."""
+    n = len(job_read)
+    total = int(reads.length[job_read].sum())
     jobs = Jobs(
         query=np.empty(total + PADDING, np.uint8),
         query_offsets=np.empty(n + 1, np.int64),
@@ -133,24 +130,9 @@ def build_jobs(
         window_start=np.empty(n, np.int64),
     )
     _fill_jobs(
-        reads,
-        keys,
-        n,
-        band,
-        packed.forward,
-        packed.reverse,
-        packed.length,
-        words,
-        index.packed_reference,
-        index.contig_offset,
-        index.contig_stop,
-        jobs.query,
-        jobs.query_offsets,
-        jobs.target,
-        jobs.target_offsets,
-        jobs.diagonal,
-        jobs.window_start,
-    )
+        job_read, job_key, band, reads, tables, jobs.query, jobs.query_offsets, jobs.target, jobs.target_offsets,
+        jobs.diagonal, jobs.window_start,
+    )  # fmt: skip
     return jobs
 
 
@@ -162,21 +144,21 @@ def run_jobs(jobs: Jobs, band: int) -> AffineResult:
 
 
 def rescore(
-    reads: NDArray[np.int64], keys: NDArray[np.int64], packed: PackedReads, words: int, index: Index
+    job_read: NDArray[np.int64], job_key: NDArray[np.int64], reads: PackedReads, tables: Tables
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Keys and penalties (dB) of queued candidates after alignment with the wide band.
 
     The key is that of the alignment's first base, so that two candidates on either side of one gap become one
     place. Penalties count clips as the alignment's choice did; NO_RIVAL where nothing worth reporting aligns.
     """
-    jobs = build_jobs(reads, keys, WIDE_BAND, packed, words, index)
+    jobs = build_jobs(job_read, job_key, WIDE_BAND, reads, tables)
     result = run_jobs(jobs, WIDE_BAND)
-    length = packed.length[reads]
+    length = reads.length[job_read]
     clips = (result.query_start > 0).astype(np.int64) + (result.query_stop < length)
     lost = length - result.score + SCORES.clip * clips
-    penalty = np.where(result.score >= _least_score(length), np.int64(6) * lost, NO_RIVAL)
+    penalty = np.where(result.score >= _least_score(length), RESCORED_DB_PER_POINT * lost, NO_RIVAL)
     place = jobs.window_start + result.target_start - result.query_start
-    return (place << 1) | (keys & 1), penalty.astype(np.int64)
+    return (place << 1) | (job_key & 1), penalty.astype(np.int64)
 
 
 def _least_score(length: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -184,19 +166,16 @@ def _least_score(length: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 @kernel(
-    "int64(int64[:,::1], int64, uint64[::1], uint64[::1], int64[::1], int64, uint64[::1], int64[::1], int64[::1], "
-    "uint8[::1], int32[::1], int32[::1], int32[::1], uint32[:,::1], int32[::1], int64[::1], int64[::1])"
-)
+    types.int64(
+        types.int64[:, ::1], types.int64, READS_TYPE, TABLES_TYPE, _BYTES, _INTS32, _INTS32, _INTS32, _CIGARS,
+        _INTS32, _INTS, _INTS
+    )
+)  # fmt: skip
 def _finish_simple(
     placed: NDArray[np.int64],
     n_pairs: int,
-    forward: NDArray[np.uint64],
-    reverse: NDArray[np.uint64],
-    lengths: NDArray[np.int64],
-    words: int,
-    reference: NDArray[np.uint64],
-    contig_offset: NDArray[np.int64],
-    contig_stop: NDArray[np.int64],
+    reads: PackedReads,
+    tables: Tables,
     mapped: NDArray[np.uint8],
     contigs: NDArray[np.int32],
     starts: NDArray[np.int32],
@@ -207,21 +186,23 @@ def _finish_simple(
     job_key: NDArray[np.int64],
 ) -> int:
     """Finish reads with at most one mismatch inside their contig; list the others as jobs. Returns their number."""
+    contig_offset, contig_stop = tables.contig_offset, tables.contig_stop
     n_jobs = 0
     marks = np.empty(32, np.uint64)
     for r in range(2 * n_pairs):
-        column = PLACE1 + (r & 1) * MATE_COLUMNS
-        place = placed[r >> 1, column]
+        column = (r & 1) * MATE_COLUMNS
+        place = placed[r >> 1, column + PLACE]
         mapped[r], contigs[r], starts[r], score[r], n_cigar[r] = 0, -1, -1, 0, 0
         if place < 0:
             continue
-        strand = placed[r >> 1, column + STRAND1 - PLACE1]
-        length = lengths[r]
+        strand = placed[r >> 1, column + STRAND]
+        length = reads.length[r]
         contig = max(np.searchsorted(contig_offset, place + (length >> 1), "right") - 1, 0)
         inside = place >= contig_offset[contig] and place + length <= contig_stop[contig]
         n_mismatches = 99
         if inside:
-            n_mismatches = mismatches_at(reference, place, reverse if strand else forward, r * words, length, marks)
+            words = reads.reverse if strand else reads.forward
+            n_mismatches = mismatches_at(tables.reference, place, words, r * reads.words, length, marks)
         if n_mismatches > 1:
             job_read[n_jobs], job_key[n_jobs] = r, (place << 1) | strand
             n_jobs += 1
@@ -236,12 +217,13 @@ def _finish_simple(
 
 
 @kernel(
-    "void(int64[::1], int64, int64[::1], int64[::1], int64[::1], int32[::1], int32[::1], int32[::1], int32[::1], "
-    "uint32[:,::1], int32[::1], int64[::1], uint8[::1], int32[::1], int32[::1], int32[::1], uint32[:,::1], int32[::1])"
-)
+    types.void(
+        _INTS, _INTS, _INTS, _INTS, _INTS32, _INTS32, _INTS32, _INTS32, _CIGARS, _INTS32, _INTS, _BYTES, _INTS32,
+        _INTS32, _INTS32, _CIGARS, _INTS32
+    )
+)  # fmt: skip
 def _finish_jobs(
     job_read: NDArray[np.int64],
-    n_jobs: int,
     lengths: NDArray[np.int64],
     window_start: NDArray[np.int64],
     contig_offset: NDArray[np.int64],
@@ -260,7 +242,7 @@ def _finish_jobs(
     n_cigar: NDArray[np.int32],
 ) -> None:
     """Enter the kernel's alignments, with soft clips; those below the least score stay unmapped."""
-    for x in range(n_jobs):
+    for x in range(len(job_read)):
         r = job_read[x]
         n = job_n_cigar[x]
         if job_score[x] < least[x] or n <= 0 or n + 2 > MAX_CIGAR:
@@ -285,56 +267,27 @@ def _finish_jobs(
         score[r] = job_score[x]
 
 
-def finish(placed: NDArray[np.int64], n_pairs: int, packed: PackedReads, words: int, index: Index) -> Alignments:
+def finish(placed: NDArray[np.int64], n_pairs: int, reads: PackedReads, tables: Tables) -> Alignments:
     """Alignments of a batch from its placements."""
     out = Alignments.allocate(n_pairs)
     job_read, job_key = np.empty(2 * n_pairs, np.int64), np.empty(2 * n_pairs, np.int64)
     n_jobs = _finish_simple(
-        placed,
-        n_pairs,
-        packed.forward,
-        packed.reverse,
-        packed.length,
-        words,
-        index.packed_reference,
-        index.contig_offset,
-        index.contig_stop,
-        out.mapped,
-        out.contig,
-        out.start,
-        out.score,
-        out.cigar,
-        out.n_cigar,
-        job_read,
+        placed, n_pairs, reads, tables, out.mapped, out.contig, out.start, out.score, out.cigar, out.n_cigar, job_read,
         job_key,
-    )
-    penalty = placed[job_read[:n_jobs] >> 1, PENALTY1 + (job_read[:n_jobs] & 1) * MATE_COLUMNS]
+    )  # fmt: skip
+    job_read, job_key = job_read[:n_jobs], job_key[:n_jobs]
+    penalty = placed[job_read >> 1, (job_read & 1) * MATE_COLUMNS + PENALTY]
     for band, chosen in ((NEAR_BAND, penalty <= WIDE_FROM), (WIDE_BAND, penalty > WIDE_FROM)):
-        reads = job_read[:n_jobs][chosen]
-        if len(reads) == 0:
+        some = job_read[chosen]
+        if len(some) == 0:
             continue
-        jobs = build_jobs(reads, job_key[:n_jobs][chosen], band, packed, words, index)
+        jobs = build_jobs(some, job_key[chosen], band, reads, tables)
         result = run_jobs(jobs, band)
         _finish_jobs(
-            reads,
-            len(reads),
-            packed.length,
-            jobs.window_start,
-            index.contig_offset,
-            result.score,
-            result.query_start,
-            result.query_stop,
-            result.target_start,
-            result.cigar,
-            result.n_cigar,
-            _least_score(packed.length[reads]),
-            out.mapped,
-            out.contig,
-            out.start,
-            out.score,
-            out.cigar,
-            out.n_cigar,
-        )
+            some, reads.length, jobs.window_start, tables.contig_offset, result.score, result.query_start,
+            result.query_stop, result.target_start, result.cigar, result.n_cigar, _least_score(reads.length[some]),
+            out.mapped, out.contig, out.start, out.score, out.cigar, out.n_cigar,
+        )  # fmt: skip
     _qualify(placed, n_pairs, out)
     return out
 
@@ -343,10 +296,10 @@ def _qualify(placed: NDArray[np.int64], n_pairs: int, out: Alignments) -> None:
     """Strand, MAPQ, second score and the proper flag, from the placements."""
     mates = placed[:n_pairs, : 2 * MATE_COLUMNS].reshape(2 * n_pairs, MATE_COLUMNS)
     is_mapped = out.mapped.astype(bool)
-    out.reverse[:] = np.where(is_mapped, mates[:, STRAND1], 0)
-    mapq = mates[:, MAPQ1]
+    out.reverse[:] = np.where(is_mapped, mates[:, STRAND], 0)
+    mapq = mates[:, MAPQ]
     out.mapq[:] = np.where(is_mapped & (mapq > TIE_MAPQ), np.minimum(mapq, MAX_MAPQ), 0)
-    own, rival = mates[:, PENALTY1], mates[:, RIVAL1]
+    own, rival = mates[:, PENALTY], mates[:, RIVAL]
     second = out.score - np.rint((rival - own) / DB_PER_POINT).astype(np.int64)
     out.second_score[:] = np.where(is_mapped & (rival < NO_RIVAL), np.clip(second, 0, out.score), 0)
     status = placed[:n_pairs, STATUS]

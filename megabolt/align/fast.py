@@ -19,24 +19,39 @@ they are known completely.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
+from megabolt.align.choose import (
+    FAST,
+    MAPQ,
+    MATE_COLUMNS,
+    NO_RIVAL,
+    PENALTY,
+    PLACE,
+    RIVAL,
+    SAME_PLACE,
+    STATUS,
+    STRAND,
+    UNPLACED,
+    lot,
+    phred_of,
+)
+from megabolt.align.packed import INSERT_TYPE, READS_TYPE, TABLES_TYPE, InsertSize, PackedReads, Tables
 from megabolt.align.verify import (
-    BUCKET,
     COUNT_MASK,
     COUNT_SHIFT,
     PLACE_MASK,
     SEED,
-    bucket_of,
+    fetch_bucket,
     find,
+    insert_length,
     insert_penalty,
     lightest_in_seed,
-    mix,
-    penalty_at,
+    penalty_of_key,
     seed_hash,
 )
 from megabolt.compute.bits import U, prefetch
@@ -50,68 +65,13 @@ LONGEST_LIST, MOST_PLACES = 8, 16
 WORST_PENALTY = 102
 #: dB of equation (2).
 MARGIN = 20.0
-#: Two places closer than this are one place, shifted by a gap.
-SAME_PLACE = 20
 #: Reads looked up together.
 _GROUP = 64
 
-#: Columns of a placement: for each mate the place (or -1), the strand, MAPQ, penalty and the penalty of the best
-#: rival place (NO_RIVAL if none is known); then how the pair was placed.
-(PLACE1, STRAND1, MAPQ1, PENALTY1, RIVAL1, PLACE2, STRAND2, MAPQ2, PENALTY2, RIVAL2, STATUS, N_COLUMNS) = range(12)
-MATE_COLUMNS = 5
-NO_RIVAL = 1 << 20
-UNPLACED, FAST, CONCORDANT, DISCORDANT, LONE, QUEUED = range(6)
-
 
 @callee
-def _phred_posterior(rivals: Any) -> Any:
-    """-10 log10 of the posterior probability that the chosen place (weight 1) is not the true one."""
-    return -10.0 * math.log10(max(rivals / (1.0 + rivals), 1e-10))
-
-
-@callee
-def _concordant(key1: Any, key2: Any, length1: Any, length2: Any) -> Any:
-    """Fragment length of two ends that face each other; -1 if they do not."""
-    if ((key1 ^ key2) & 1) == 0:
-        return -1
-    if key1 & 1:
-        return (key1 >> 1) + length1 - (key2 >> 1)
-    return (key2 >> 1) + length2 - (key1 >> 1)
-
-
-@kernel(
-    "int64(uint64[::1], uint64[::1], uint64[::1], uint64[::1], int64[::1], uint64[::1], int32[::1], int64[::1], "
-    "int64, int64, int64, uint64[::1], uint64[::1], uint64[::1], int64, float64, float64, int64, int64, "
-    "int64[:,::1])"
-)
-def place_fast(
-    forward: NDArray[np.uint64],
-    reverse: NDArray[np.uint64],
-    class_forward: NDArray[np.uint64],
-    class_reverse: NDArray[np.uint64],
-    lengths: NDArray[np.int64],
-    name_hash: NDArray[np.uint64],
-    seeds: NDArray[np.int32],
-    n_seeds: NDArray[np.int64],
-    n_pairs: int,
-    words: int,
-    slots: int,
-    reference: NDArray[np.uint64],
-    table: NDArray[np.uint64],
-    lists: NDArray[np.uint64],
-    tag_shift: int,
-    mean: float,
-    sd: float,
-    low: int,
-    high: int,
-    out: NDArray[np.int64],
-) -> int:
-    """Place the pairs that tier 1 can settle; the STATUS of the others stays UNPLACED. Returns how many it settled."""
-    n_buckets = U(len(table) // BUCKET)
-    n_reads = 2 * n_pairs
-    key = np.empty((n_reads, MOST_PLACES), np.int64)
-    n_key = np.zeros(n_reads, np.int64)
-    bound = np.zeros(n_reads, np.int64)
+def _collect(reads: Any, tables: Any, n_reads: Any, key: Any, n_key: Any, bound: Any) -> None:
+    """The places that a few seeds of each read name, and the bound on all others, equation (1)."""
     chosen = np.empty(_GROUP * LOOKED_UP, np.int64)
     hashes = np.empty(_GROUP * LOOKED_UP, np.uint64)
     strands = np.empty(_GROUP * LOOKED_UP, np.int64)
@@ -119,22 +79,21 @@ def place_fast(
     for group in range(0, n_reads, _GROUP):
         stop = min(n_reads, group + _GROUP)
         for r in range(group, stop):
-            n = n_seeds[r]
+            n = reads.n_seeds[r]
             for k in range(LOOKED_UP):
                 slot = (r - group) * LOOKED_UP + k
                 x = (k if k < n else -1) if n <= LOOKED_UP else (k * (n - 1)) // (LOOKED_UP - 1)
                 chosen[slot] = -1
                 if x >= 0:
-                    position = np.int64(seeds[U(r * slots + x)])
-                    chosen[slot] = position
-                    hashes[slot], strands[slot] = seed_hash(forward, reverse, r * words, lengths[r], position)
-                    prefetch(table, np.int64(bucket_of(hashes[slot], n_buckets) * U(BUCKET)))
+                    chosen[slot] = reads.seeds[U(r * reads.slots + x)]
+                    hashes[slot], strands[slot] = seed_hash(reads, r, chosen[slot])
+                    fetch_bucket(tables, hashes[slot])
         for slot in range((stop - group) * LOOKED_UP):
             if chosen[slot] >= 0:
-                entries[slot] = find(table, n_buckets, U(tag_shift), hashes[slot])
+                entries[slot] = find(tables, hashes[slot])
                 count = (entries[slot] >> U(COUNT_SHIFT)) & COUNT_MASK
                 if count > U(1) and count <= U(LONGEST_LIST):
-                    prefetch(lists, np.int64(entries[slot] & PLACE_MASK))
+                    prefetch(tables.lists, np.int64(entries[slot] & PLACE_MASK))
         for r in range(group, stop):
             found, last, sum_ = 0, -SEED, 0
             for k in range(LOOKED_UP):
@@ -146,91 +105,95 @@ def place_fast(
                 if count > LONGEST_LIST or found + count > MOST_PLACES:
                     continue
                 if position >= last + SEED:
-                    sum_ += lightest_in_seed(class_forward, r * words, position)  # (1)
+                    sum_ += lightest_in_seed(reads, r, position)  # (1)
                     last = position
                 payload = np.int64(entries[slot] & PLACE_MASK)
                 for q in range(count):
-                    v = np.int64(lists[U(payload + q)]) if count > 1 else payload
+                    v = np.int64(tables.lists[U(payload + q)]) if count > 1 else payload
                     strand = (v & 1) ^ strands[slot]
-                    place = (v >> 1) - (position if strand == 0 else lengths[r] - SEED - position)
+                    place = (v >> 1) - (position if strand == 0 else reads.length[r] - SEED - position)
                     candidate = (place << 1) | strand
                     known = False
                     for z in range(found):
-                        if key[r, z] == candidate:
-                            known = True
-                            break
+                        known |= key[r, z] == candidate
                     if not known:
                         key[r, found] = candidate
                         found += 1
                         if found <= 4:
-                            prefetch(reference, place >> 5)
-                            prefetch(reference, (place >> 5) + words - 2)
+                            prefetch(tables.reference, place >> 5)
+                            prefetch(tables.reference, (place >> 5) + reads.words - 2)
             n_key[r] = found
             bound[r] = sum_
+
+
+@kernel(types.int64(READS_TYPE, TABLES_TYPE, INSERT_TYPE, types.int64, types.int64[:, ::1]))
+def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: int, out: NDArray[np.int64]) -> int:
+    """Place the pairs that tier 1 can settle; the STATUS of the others becomes UNPLACED. Returns how many it settled.
+
+    out: int64 [n_pairs, N_COLUMNS], see `align/choose.py`.
+    """
+    key = np.empty((2 * n_pairs, MOST_PLACES), np.int64)
+    n_key = np.zeros(2 * n_pairs, np.int64)
+    bound = np.zeros(2 * n_pairs, np.int64)
+    _collect(reads, tables, 2 * n_pairs, key, n_key, bound)
     settled = 0
     penalty = np.empty((2, MOST_PLACES), np.int64)
+    mass, rival = np.zeros(2, np.float64), np.zeros(2, np.int64)
     for p in range(n_pairs):
         out[p, STATUS] = UNPLACED
         n1, n2 = n_key[2 * p], n_key[2 * p + 1]
         if n1 == 0 or n2 == 0:
             continue
-        length1, length2 = lengths[2 * p], lengths[2 * p + 1]
+        length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
         for mate in range(2):
-            r = 2 * p + mate
-            for z in range(n_key[r]):
-                k = key[r, z]
-                if k & 1:
-                    penalty[mate, z] = penalty_at(reference, k >> 1, reverse, class_reverse, r * words, lengths[r])
-                else:
-                    penalty[mate, z] = penalty_at(reference, k >> 1, forward, class_forward, r * words, lengths[r])
-        best, best_luck, bi, bj = 1e6, U(0), -1, -1
+            for z in range(n_key[2 * p + mate]):
+                penalty[mate, z] = penalty_of_key(tables, reads, 2 * p + mate, key[2 * p + mate, z])
+        best, best_lot, bi, bj = 1e6, U(0), -1, -1
         for i in range(n1):
             for j in range(n2):
-                insert = _concordant(key[2 * p, i], key[2 * p + 1, j], length1, length2)
-                if insert < low or insert > high:
+                size = insert_length(key[2 * p, i], key[2 * p + 1, j], length1, length2)
+                if size < insert.low or size > insert.high:
                     continue
-                s = penalty[0, i] + penalty[1, j] + insert_penalty(insert, mean, sd, low, high)
+                s = penalty[0, i] + penalty[1, j] + insert_penalty(size, insert)
                 if s > best:
                     continue
-                # Exact ties are drawn by lot; the lot is the read's name, so threads and order do not matter.
-                luck = mix(name_hash[p] ^ U(key[2 * p, i]) ^ (U(key[2 * p + 1, j]) << U(1)))
-                if s < best or luck > best_luck:
-                    best, best_luck, bi, bj = s, luck, i, j
+                luck = lot(reads.name_hash[p], key[2 * p, i], key[2 * p + 1, j])
+                if s < best or luck > best_lot:
+                    best, best_lot, bi, bj = s, luck, i, j
         if bi < 0 or penalty[0, bi] > WORST_PENALTY or penalty[1, bj] > WORST_PENALTY:
             continue
-        place1, place2 = key[2 * p, bi] >> 1, key[2 * p + 1, bj] >> 1
         margin = bound[2 * p] + bound[2 * p + 1] - best
-        rival1, rival2 = NO_RIVAL, NO_RIVAL
-        for i in range(n1):
-            if abs((key[2 * p, i] >> 1) - place1) > SAME_PLACE:
-                margin = min(margin, penalty[0, i] + bound[2 * p + 1] - best)
-                rival1 = min(rival1, penalty[0, i])
-        for j in range(n2):
-            if abs((key[2 * p + 1, j] >> 1) - place2) > SAME_PLACE:
-                margin = min(margin, penalty[1, j] + bound[2 * p] - best)
-                rival2 = min(rival2, penalty[1, j])
+        for mate in range(2):
+            own = key[2 * p + mate, bi if mate == 0 else bj] >> 1
+            mass[mate], rival[mate] = 0.0, NO_RIVAL
+            for z in range(n_key[2 * p + mate]):
+                if abs((key[2 * p + mate, z] >> 1) - own) > SAME_PLACE:
+                    margin = min(margin, penalty[mate, z] + bound[2 * p + 1 - mate] - best)
+                    rival[mate] = min(rival[mate], penalty[mate, z])
         if margin < MARGIN:  # (2)
             continue
-        mass1, mass2 = 0.0, 0.0
         if n1 * n2 > 1:
             for i in range(n1):
                 for j in range(n2):
-                    insert = _concordant(key[2 * p, i], key[2 * p + 1, j], length1, length2)
-                    if insert < low or insert > high:
+                    size = insert_length(key[2 * p, i], key[2 * p + 1, j], length1, length2)
+                    if size < insert.low or size > insert.high:
                         continue
-                    s = penalty[0, i] + penalty[1, j] + insert_penalty(insert, mean, sd, low, high) - best
+                    s = penalty[0, i] + penalty[1, j] + insert_penalty(size, insert) - best
                     if s < 80.0:
                         likelihood = 10.0 ** (-0.1 * s)
-                        if abs((key[2 * p, i] >> 1) - place1) > SAME_PLACE:
-                            mass1 += likelihood
-                        if abs((key[2 * p + 1, j] >> 1) - place2) > SAME_PLACE:
-                            mass2 += likelihood
+                        if abs((key[2 * p, i] >> 1) - (key[2 * p, bi] >> 1)) > SAME_PLACE:
+                            mass[0] += likelihood
+                        if abs((key[2 * p + 1, j] >> 1) - (key[2 * p + 1, bj] >> 1)) > SAME_PLACE:
+                            mass[1] += likelihood
         unseen = 10.0 ** (-0.1 * (20.0 + 0.5 * margin))
         settled += 1
         out[p, STATUS] = FAST
-        out[p, PLACE1], out[p, STRAND1], out[p, PENALTY1] = place1, key[2 * p, bi] & 1, penalty[0, bi]
-        out[p, PLACE2], out[p, STRAND2], out[p, PENALTY2] = place2, key[2 * p + 1, bj] & 1, penalty[1, bj]
-        out[p, RIVAL1], out[p, RIVAL2] = rival1, rival2
-        out[p, MAPQ1] = np.int64(_phred_posterior(mass1 + unseen))
-        out[p, MAPQ2] = np.int64(_phred_posterior(mass2 + unseen))
+        for mate in range(2):
+            x = bi if mate == 0 else bj
+            column = mate * MATE_COLUMNS
+            out[p, column + PLACE] = key[2 * p + mate, x] >> 1
+            out[p, column + STRAND] = key[2 * p + mate, x] & 1
+            out[p, column + MAPQ] = np.int64(phred_of(mass[mate] + unseen))
+            out[p, column + PENALTY] = penalty[mate, x]
+            out[p, column + RIVAL] = rival[mate]
     return settled

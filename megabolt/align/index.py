@@ -27,6 +27,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from megabolt.align.packed import Tables
 from megabolt.align.seed import collect_reference_seeds
 from megabolt.align.verify import (
     BUCKET,
@@ -84,6 +85,17 @@ class Index:
     @property
     def n_buckets(self) -> int:
         return len(self.table) // BUCKET
+
+    def tables(self) -> Tables:
+        """The arrays as the placement kernels take them."""
+        return Tables(
+            reference=self.packed_reference,
+            table=self.table,
+            lists=self.lists,
+            contig_offset=self.contig_offset,
+            contig_stop=self.contig_stop,
+            tag_shift=np.uint64(self.tag_shift),
+        )
 
     def fetch(self, contig: int, start: int, stop: int) -> NDArray[np.uint8]:
         """Base codes of [start, stop) of a contig; N outside it."""

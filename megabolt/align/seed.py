@@ -10,14 +10,15 @@ the reference choose the same seeds, on either strand: inner words are taken in 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
+from megabolt.align.packed import READS_TYPE, PackedReads
 from megabolt.align.verify import INNER, SEED, code_of_ascii, lowest_bit, mix
 from megabolt.compute.bits import (
-    PADDING,
     U,
     bases_at,
     equal_mask64,
@@ -32,53 +33,7 @@ _SPAN = SEED - INNER + 1
 #: Reference bases handled at once when seeds are collected: four uint32 arrays of it fit the L2 cache.
 _BLOCK = 8192
 
-
-class PackedReads(NamedTuple):
-    """The reads of a batch, read r = 2 * pair + mate, as kernels want them.
-
-    forward, reverse: uint64 [R * words], 2-bit bases of the read and of its reverse complement.
-    class_forward, class_reverse: the same shape, quality classes 0..3 (>= 30, >= 20, >= 10, below or N).
-    length: int64 [R]; name_hash: uint64 [R / 2].
-    seeds: int32 [R * seed_slots], start of each seed in the read; n_seeds: int64 [R].
-    scratch: uint32 [4 * 1024].
-    """
-
-    forward: NDArray[np.uint64]
-    reverse: NDArray[np.uint64]
-    class_forward: NDArray[np.uint64]
-    class_reverse: NDArray[np.uint64]
-    length: NDArray[np.int64]
-    name_hash: NDArray[np.uint64]
-    seeds: NDArray[np.int32]
-    n_seeds: NDArray[np.int64]
-    codes: NDArray[np.uint8]
-    scratch: NDArray[np.uint32]
-
-
-def allocate_reads(n_pairs: int, longest: int) -> tuple[PackedReads, int, int]:
-    """Room for a batch; also words per read and seed slots per read."""
-    words = (longest + 31) // 32 + 2
-    # Closed syncmers have density 2 / _SPAN on random sequence; low-complexity reads may have one at every base,
-    # of which the surplus is not looked up.
-    slots = max(16, longest // 3)
-    n_reads = 2 * n_pairs
-
-    def packed() -> NDArray[np.uint64]:
-        return np.zeros(n_reads * words + 16, np.uint64)
-
-    reads = PackedReads(
-        forward=packed(),
-        reverse=packed(),
-        class_forward=packed(),
-        class_reverse=packed(),
-        length=np.zeros(n_reads, np.int64),
-        name_hash=np.zeros(n_pairs, np.uint64),
-        seeds=np.zeros(n_reads * slots, np.int32),
-        n_seeds=np.zeros(n_reads, np.int64),
-        codes=np.zeros(2 * PADDING + 512, np.uint8),
-        scratch=np.zeros(4 * 1024, np.uint32),
-    )
-    return reads, words, slots
+_TEXT, _FIELDS = types.uint8[::1], types.int64[:, ::1]
 
 
 @callee
@@ -125,31 +80,19 @@ def _syncmer_flags(codes: Any, n: Any, scratch: Any, stride: Any, flags: Any) ->
     return n_starts
 
 
-@kernel(
-    "void(uint8[::1], uint8[::1], int64[:,::1], int64[:,::1], int64, int64, int64, "
-    "uint64[::1], uint64[::1], uint64[::1], uint64[::1], int64[::1], uint64[::1], "
-    "int32[::1], int64[::1], uint8[::1], uint32[::1])"
-)
+@kernel(types.void(_TEXT, _TEXT, _FIELDS, _FIELDS, types.int64, READS_TYPE))
 def pack_reads(
     text1: NDArray[np.uint8],
     text2: NDArray[np.uint8],
     fields1: NDArray[np.int64],
     fields2: NDArray[np.int64],
     n_pairs: int,
-    words: int,
-    slots: int,
-    forward: NDArray[np.uint64],
-    reverse: NDArray[np.uint64],
-    class_forward: NDArray[np.uint64],
-    class_reverse: NDArray[np.uint64],
-    lengths: NDArray[np.int64],
-    name_hash: NDArray[np.uint64],
-    seeds: NDArray[np.int32],
-    n_seeds: NDArray[np.int64],
-    codes: NDArray[np.uint8],
-    scratch: NDArray[np.uint32],
+    reads: PackedReads,
 ) -> None:
     """Fill a `PackedReads` from the text of a `PairBatch` (reads of at most 512 bases)."""
+    forward, reverse = reads.forward, reads.reverse
+    class_forward, class_reverse = reads.class_forward, reads.class_reverse
+    codes, words, slots = reads.codes, reads.words, reads.slots
     classes = np.zeros(1024, np.uint8)
     flags = np.zeros(1024, np.uint8)
     for r in range(2 * n_pairs):
@@ -157,7 +100,7 @@ def pack_reads(
         fields = fields2 if r & 1 else fields1
         pair = r >> 1
         sequence, quality, length = fields[pair, 2], fields[pair, 3], fields[pair, 4]
-        lengths[r] = length
+        reads.length[r] = length
         if r & 1 == 0:
             h = U(0)
             start, n_name = fields[pair, 0], fields[pair, 1]
@@ -166,7 +109,7 @@ def pack_reads(
                 if n_name - i < 8:
                     word &= (U(1) << U(8 * (n_name - i))) - U(1)
                 h = mix(h ^ word)
-            name_hash[pair] = h
+            reads.name_hash[pair] = h
         letters = text[sequence : sequence + length]
         phred33 = text[quality : quality + length]
         for i in range(length):
@@ -208,17 +151,17 @@ def pack_reads(
             class_reverse[U(offset + w)] = U(0)
         found = 0
         if length >= SEED:
-            n_starts = _syncmer_flags(codes, length, scratch, 1024, flags)
+            n_starts = _syncmer_flags(codes, length, reads.scratch, 1024, flags)
             for i in range(n_starts, n_starts + 64):
                 flags[i] = np.uint8(0)
             for base in range(0, n_starts, 64):
                 marks = equal_mask64(flags, base, np.uint8(1))
                 while marks != U(0):
                     if found < slots:
-                        seeds[U(r * slots + found)] = np.int32(base + lowest_bit(marks))
+                        reads.seeds[U(r * slots + found)] = np.int32(base + lowest_bit(marks))
                         found += 1
                     marks &= marks - U(1)
-        n_seeds[r] = found
+        reads.n_seeds[r] = found
 
 
 @kernel("int64(uint64[::1], int64, int64, uint64[::1], uint64[::1])")

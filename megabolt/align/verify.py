@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from megabolt.compute.bits import EVEN_BITS, U, bases_at, popcount, trailing_zeros
+from megabolt.compute.bits import EVEN_BITS, U, bases_at, popcount, prefetch, trailing_zeros
 from megabolt.compute.jit import callee, inline
 
 #: Seed length and the length of the inner words that choose seeds (closed syncmers, Edgar 2021, PeerJ 9:e10805).
@@ -56,10 +56,12 @@ def bucket_of(hash_: Any, n_buckets: Any) -> Any:
 
 
 @callee
-def find(table: Any, n_buckets: Any, tag_shift: Any, hash_: Any) -> Any:
+def find(tables: Any, hash_: Any) -> Any:
     """The table's entry of a seed hash, 0 if there is none."""
+    table = tables.table
+    n_buckets = U(len(table) // BUCKET)
     bucket = bucket_of(hash_, n_buckets)
-    tag = (hash_ >> tag_shift) & TAG_MASK
+    tag = (hash_ >> tables.tag_shift) & TAG_MASK
     while True:
         first = bucket * U(BUCKET)
         for slot in range(BUCKET):
@@ -74,11 +76,18 @@ def find(table: Any, n_buckets: Any, tag_shift: Any, hash_: Any) -> Any:
 
 
 @callee
-def seed_hash(forward: Any, reverse: Any, offset: Any, length: Any, position: Any) -> Any:
+def fetch_bucket(tables: Any, hash_: Any) -> None:
+    """Ask the cache for the bucket of a hash."""
+    table = tables.table
+    prefetch(table, np.int64(bucket_of(hash_, U(len(table) // BUCKET)) * U(BUCKET)))
+
+
+@callee
+def seed_hash(reads: Any, r: Any, position: Any) -> Any:
     """Hash of the canonical seed at a read position, and 1 if the opposite strand is the canonical one."""
-    word_offset = offset * 32
-    ahead = bases_at(forward, word_offset + position) & SEED_MASK
-    behind = bases_at(reverse, word_offset + length - SEED - position) & SEED_MASK
+    first = r * reads.words * 32
+    ahead = bases_at(reads.forward, first + position) & SEED_MASK
+    behind = bases_at(reads.reverse, first + reads.length[r] - SEED - position) & SEED_MASK
     if behind < ahead:
         return mix(behind), 1
     return mix(ahead), 0
@@ -151,6 +160,15 @@ def penalty_at(reference: Any, place: Any, words: Any, classes: Any, offset: Any
     return total
 
 
+@callee
+def penalty_of_key(tables: Any, reads: Any, r: Any, key: Any) -> Any:
+    """dB of read r at place key >> 1 on strand key & 1."""
+    offset, length = r * reads.words, reads.length[r]
+    if key & 1:
+        return penalty_at(tables.reference, key >> 1, reads.reverse, reads.class_reverse, offset, length)
+    return penalty_at(tables.reference, key >> 1, reads.forward, reads.class_forward, offset, length)
+
+
 @inline
 def weight_of_bit(classes: Any, offset: Any, w: Any, bit: Any) -> Any:
     """dB of one mismatch, given as an isolated bit of word w."""
@@ -163,9 +181,9 @@ def weight_of_bit(classes: Any, offset: Any, w: Any, bit: Any) -> Any:
 
 
 @callee
-def lightest_in_seed(classes: Any, offset: Any, position: Any) -> Any:
+def lightest_in_seed(reads: Any, r: Any, position: Any) -> Any:
     """dB of a mismatch at the worst base of a seed: what any place without this seed must cost at least."""
-    window = bases_at(classes, offset * 32 + position) & SEED_MASK
+    window = bases_at(reads.class_forward, r * reads.words * 32 + position) & SEED_MASK
     low = window & EVEN_BITS
     high = (window >> U(1)) & EVEN_BITS
     if (low & high) != U(0):
@@ -242,12 +260,20 @@ def penalty_with_gap(
     return best, best_shift
 
 
+@callee
+def insert_length(key1: Any, key2: Any, length1: Any, length2: Any) -> Any:
+    """Fragment length of two ends that face each other, -1 if they do not."""
+    if ((key1 ^ key2) & 1) == 0:
+        return -1
+    if key1 & 1:
+        return (key1 >> 1) + length1 - (key2 >> 1)
+    return (key2 >> 1) + length2 - (key1 >> 1)
+
+
 @inline
-def insert_penalty(length: Any, mean: Any, sd: Any, low: Any, high: Any) -> Any:
-    """dB of a fragment length in bases; 1e6 outside [low, high]. Flat beyond 3.6 sd: libraries have long tails."""
-    if length < low or length > high:
-        return 1e6
-    z = (length - mean) / sd
+def insert_penalty(length: Any, insert: Any) -> Any:
+    """dB of a fragment length inside [low, high]. Flat beyond 3.6 sd: libraries have long tails."""
+    z = (length - insert.mean) / insert.sd
     return min(2.1714724 * z * z, 28.0)  # 10 / ln(10) / 2
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 #: Modules whose `@inline` functions are used by kernels in other files.
-SHARED_CALLEES = ("compute/jit.py", "compute/bits.py", "compute/simd.py", "align/verify.py")
+SHARED_CALLEES = ("compute/jit.py", "compute/bits.py", "compute/simd.py", "align/packed.py", "align/verify.py", "align/candidates.py", "align/choose.py")
 
 
 def cache_folder() -> Path:

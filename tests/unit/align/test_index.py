@@ -43,7 +43,7 @@ def test_every_seed_finds_its_complete_sorted_list(fasta: Path) -> None:
                 expected.setdefault(h, []).append(p)
     assert max(len(v) for v in expected.values()) > 100
     for h, listed in expected.items():
-        entry = int(find(index.table, U(index.n_buckets), U(index.tag_shift), U(h)))
+        entry = int(find(index.tables(), U(h)))
         count, payload = (entry >> COUNT_SHIFT) & int(COUNT_MASK), entry & int(PLACE_MASK)
         if count == LONG_LIST:
             count = int(index.lists[payload - 1])

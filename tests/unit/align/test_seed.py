@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from megabolt.align.seed import allocate_reads, collect_reference_seeds, pack_reads
+from megabolt.align.packed import PackedReads, allocate_reads
+from megabolt.align.seed import collect_reference_seeds, pack_reads
 from megabolt.align.verify import INNER, SEED
 from megabolt.formats.bases import decode, encode, reverse_complement
 from megabolt.testing.batches import pair_batch
@@ -31,11 +32,11 @@ def plain_seeds(codes: np.ndarray) -> list[int]:
     return found
 
 
-def pack_one(read: str, quality: str) -> tuple:
+def pack_one(read: str, quality: str) -> PackedReads:
     batch = pair_batch([read], [read], qualities=[(quality, quality)])
-    reads, words, slots = allocate_reads(1, len(read))
-    pack_reads(*batch.text, *batch.fields, 1, words, slots, *reads)
-    return reads, words, slots
+    reads = allocate_reads(1, len(read))
+    pack_reads(*batch.text, *batch.fields, 1, reads)
+    return reads
 
 
 def unpack(words: np.ndarray, n: int) -> np.ndarray:
@@ -47,25 +48,25 @@ def test_packing_and_seeds_agree_with_the_definition(length: int) -> None:
     rng = np.random.default_rng(length)
     codes = rng.integers(0, 4, length).astype(np.uint8)
     phred = rng.choice([2, 9, 10, 19, 20, 29, 30, 40], length)
-    reads, _, slots = pack_one(decode(codes), "".join(chr(33 + q) for q in phred))
+    reads = pack_one(decode(codes), "".join(chr(33 + q) for q in phred))
     assert (unpack(reads.forward, length) == codes).all()
     assert (unpack(reads.reverse, length) == reverse_complement(codes)).all()
     classes = np.select([phred >= 30, phred >= 20, phred >= 10], [0, 1, 2], 3)
     assert (unpack(reads.class_forward, length) == classes).all()
     assert (unpack(reads.class_reverse, length) == classes[::-1]).all()
-    expected = plain_seeds(codes)[:slots]
+    expected = plain_seeds(codes)[: reads.slots]
     assert reads.seeds[: reads.n_seeds[0]].tolist() == expected
 
 
 def test_n_counts_as_the_worst_quality() -> None:
-    reads, _, _ = pack_one("ACGTNacgtn", "I" * 10)
+    reads = pack_one("ACGTNacgtn", "I" * 10)
     assert unpack(reads.class_forward, 10).tolist() == [0, 0, 0, 0, 3, 0, 0, 0, 0, 3]
 
 
 def test_the_opposite_strand_has_the_same_seeds() -> None:
     codes = np.random.default_rng(5).integers(0, 4, 200).astype(np.uint8)
-    ahead, _, _ = pack_one(decode(codes), "I" * 200)
-    behind, _, _ = pack_one(decode(reverse_complement(codes)), "I" * 200)
+    ahead = pack_one(decode(codes), "I" * 200)
+    behind = pack_one(decode(reverse_complement(codes)), "I" * 200)
     mirrored = sorted(200 - SEED - behind.seeds[: behind.n_seeds[0]])
     assert mirrored == ahead.seeds[: ahead.n_seeds[0]].tolist()
 
@@ -82,14 +83,14 @@ def test_reference_seeds_cross_blocks() -> None:
 
 
 def test_low_complexity_reads_fit_their_slots() -> None:
-    reads, _, slots = pack_one("A" * 150, "I" * 150)
-    assert reads.n_seeds[0] == slots
+    reads = pack_one("A" * 150, "I" * 150)
+    assert reads.n_seeds[0] == reads.slots
 
 
 def test_names_give_the_lot() -> None:
     batch = pair_batch(["ACGT"] * 3, ["ACGT"] * 3, names=["a", "abcdefghi", "abcdefghj"])
-    reads, words, slots = allocate_reads(3, 4)
-    pack_reads(*batch.text, *batch.fields, 3, words, slots, *reads)
+    reads = allocate_reads(3, 4)
+    pack_reads(*batch.text, *batch.fields, 3, reads)
     assert len(set(reads.name_hash.tolist())) == 3
 
 

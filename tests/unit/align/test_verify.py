@@ -6,9 +6,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from megabolt.align.packed import InsertSize, allocate_reads
 from megabolt.align.verify import (
     GAP_EXTEND,
     GAP_OPEN,
+    insert_length,
     insert_penalty,
     lightest_in_seed,
     mismatches_at,
@@ -83,12 +85,20 @@ def test_one_gap_kernel_finds_the_best_break(gap: int) -> None:
 def test_the_worst_base_bounds_a_seed() -> None:
     classes = np.zeros(150, np.uint8)
     classes[40], classes[80], classes[120] = 1, 2, 3
-    packed = pack(classes)
-    assert [lightest_in_seed(packed, 0, p) for p in (0, 30, 60, 110, 126)] == [34, 25, 17, 7, 34]
+    reads = allocate_reads(1, 150)
+    reads.class_forward[:5] = pack(classes)[:5]
+    assert [lightest_in_seed(reads, 0, p) for p in (0, 30, 60, 110, 126)] == [34, 25, 17, 7, 34]
 
 
-def test_insert_penalty_is_flat_in_the_tails_and_closed_outside() -> None:
-    assert insert_penalty(400, 400.0, 80.0, 35, 900) == 0.0
-    assert insert_penalty(480, 400.0, 80.0, 35, 900) == pytest.approx(2.1714724)
-    assert insert_penalty(890, 400.0, 80.0, 35, 900) == 28.0
-    assert insert_penalty(901, 400.0, 80.0, 35, 900) == 1e6
+def test_insert_penalty_is_flat_in_the_tails() -> None:
+    library = InsertSize(400.0, 80.0, 35, 900)
+    assert insert_penalty(400, library) == 0.0
+    assert insert_penalty(480, library) == pytest.approx(2.1714724)
+    assert insert_penalty(890, library) == 28.0
+
+
+def test_only_facing_ends_have_an_insert() -> None:
+    ahead, behind = (1000 << 1) | 0, (1250 << 1) | 1
+    assert insert_length(ahead, behind, 150, 150) == 400
+    assert insert_length(behind, ahead, 150, 150) == 400
+    assert insert_length(ahead, ahead, 150, 150) == -1

@@ -1,0 +1,443 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Callees of tier 2: which places a pair's reads could come from, each with its penalty.
+
+In: packed reads, index. Out: `Candidates`. Next: `align/choose.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from megabolt.align.verify import (
+    COUNT_MASK,
+    COUNT_SHIFT,
+    LONG_LIST,
+    PLACE_MASK,
+    SEED,
+    fetch_bucket,
+    find,
+    insert_length,
+    lightest_in_seed,
+    penalty_at,
+    penalty_of_key,
+    penalty_with_gap,
+    seed_hash,
+)
+from megabolt.compute.bits import EVEN_BITS, U, bases_at, popcount, prefetch
+from megabolt.compute.jit import callee
+
+#: Candidates kept per mate, and slots of the table that finds a candidate by its key.
+MOST_CANDIDATES = 4096
+_HASH_BITS = 13
+#: Seeds used per read.
+MOST_SEEDS = 192
+#: Lists read in the first and second round, and lists long enough that only an intersection or a search reads them.
+FIRST_LIST, SECOND_LIST, INTERSECTED_LIST, SEARCHED_LIST = 16, 300, 20_000, 200_000
+#: Where one mate alone has seeds, and only masked ones, lists up to this are read.
+LONE_LIST = 2000
+#: Masked seeds searched in the mate's windows: at most so many seeds and windows.
+WINDOW_SEEDS, MOST_WINDOWS = 3, 256
+#: Seeds resolved in the second round, per mate.
+SECOND_ROUND_SEEDS = 6
+#: A mate is searched around at most so many anchors within so many dB of the best one.
+MOST_ANCHORS, ANCHOR_WITHIN = 16, 40
+#: Rivals that get the one-gap kernel, its longest gap, and the penalty from which gaps are looked for.
+GAP_RIVALS, LONGEST_GAP, GAP_FROM = 12, 12, 50
+#: A penalty that stands for "no place".
+FAR = 1 << 20
+
+MASKED, RESOLVED, SEARCHED = 0, 1, 2
+
+#: Integers handed to callees: typed ones, because Numba compiles a callee anew for every literal it meets.
+ZERO, ONE = np.int64(0), np.int64(1)
+
+
+class Candidates(NamedTuple):
+    """Candidate places of both mates; first axis: mate."""
+
+    key: Any  # int64 [2, MOST_CANDIDATES], place << 1 | strand
+    votes: Any  # int64, seeds that name it
+    penalty: Any  # int64, dB
+    n: Any  # int64 [2]
+    slot: Any  # int64 [2, 2^_HASH_BITS], candidate of a hash slot, valid where stamp agrees
+    stamp: Any
+    marks: Any  # uint64 [2, 32], scratch of the one-gap kernel
+
+
+class Seeds(NamedTuple):
+    """Looked-up seeds of both mates; first axis: mate."""
+
+    count: Any  # int64 [2, MOST_SEEDS], places in the list
+    payload: Any  # place << 1 | strand of a unique seed, else offset of the list
+    position: Any
+    strand: Any
+    state: Any  # MASKED, RESOLVED or SEARCHED
+    weight: Any  # dB of the worst base
+    n: Any  # int64 [2]
+    bound: Any  # int64 [2], equation (1) of align/fast.py
+    hashes: Any  # uint64 [MOST_SEEDS], scratch
+    best_to: Any  # int64 [MOST_SEEDS], scratch
+
+
+@callee
+def allocate_candidates() -> Any:
+    """Room for the candidates of a pair."""
+    shape, slots = (2, MOST_CANDIDATES), (2, 1 << _HASH_BITS)
+    return Candidates(
+        np.empty(shape, np.int64),
+        np.empty(shape, np.int64),
+        np.empty(shape, np.int64),
+        np.zeros(2, np.int64),
+        np.zeros(slots, np.int64),
+        np.zeros(slots, np.int64),
+        np.empty((2, 32), np.uint64),
+    )
+
+
+@callee
+def allocate_seeds() -> Any:
+    """Room for the seeds of a pair."""
+    shape = (2, MOST_SEEDS)
+    return Seeds(
+        np.zeros(shape, np.int64),
+        np.zeros(shape, np.int64),
+        np.zeros(shape, np.int64),
+        np.zeros(shape, np.int64),
+        np.zeros(shape, np.int64),
+        np.zeros(shape, np.int64),
+        np.zeros(2, np.int64),
+        np.zeros(2, np.int64),
+        np.empty(MOST_SEEDS, np.uint64),
+        np.empty(MOST_SEEDS, np.int64),
+    )
+
+
+@callee
+def _add(c: Any, mate: Any, key: Any, votes: Any, stamp: Any) -> None:
+    """Note a candidate, or add to its votes. `stamp` is the pair's: slots of other pairs are empty."""
+    h = np.int64((U(key) * U(0x9E3779B97F4A7C15)) >> U(64 - _HASH_BITS))
+    while c.stamp[mate, h] == stamp:
+        z = c.slot[mate, h]
+        if c.key[mate, z] == key:
+            c.votes[mate, z] += votes
+            return
+        h = (h + 1) & ((1 << _HASH_BITS) - 1)
+    z = c.n[mate]
+    if z < MOST_CANDIDATES:
+        c.stamp[mate, h] = stamp
+        c.slot[mate, h] = z
+        c.key[mate, z] = key
+        c.votes[mate, z] = votes
+        c.n[mate] = z + 1
+
+
+@callee
+def _key_of(s: Any, mate: Any, x: Any, v: Any, length: Any) -> Any:
+    """Candidate key of a read of which seed x lies at list entry v (place << 1 | strand)."""
+    strand = (v & 1) ^ s.strand[mate, x]
+    position = s.position[mate, x]
+    return (((v >> 1) - (position if strand == 0 else length - SEED - position)) << 1) | strand
+
+
+@callee
+def _add_list(c: Any, s: Any, mate: Any, x: Any, length: Any, lists: Any, stamp: Any) -> None:
+    """Note every place of seed x of a mate."""
+    count = s.count[mate, x]
+    for q in range(count):
+        v = np.int64(lists[U(s.payload[mate, x] + q)]) if count > 1 else s.payload[mate, x]
+        _add(c, mate, _key_of(s, mate, x, v, length), ONE, stamp)
+
+
+@callee
+def look_up(s: Any, mate: Any, r: Any, reads: Any, tables: Any) -> None:
+    """Look up all seeds of read r."""
+    n = min(reads.n_seeds[r], MOST_SEEDS)
+    for x in range(n):
+        position = np.int64(reads.seeds[U(r * reads.slots + x)])
+        s.position[mate, x] = position
+        s.hashes[x], s.strand[mate, x] = seed_hash(reads, r, position)
+        fetch_bucket(tables, s.hashes[x])
+    for x in range(n):
+        entry = find(tables, s.hashes[x])
+        count = np.int64((entry >> U(COUNT_SHIFT)) & COUNT_MASK)
+        payload = np.int64(entry & PLACE_MASK)
+        if count == LONG_LIST:
+            count = np.int64(tables.lists[U(payload - 1)])
+        elif count > 1 and count <= FIRST_LIST:
+            prefetch(tables.lists, payload)
+        s.count[mate, x], s.payload[mate, x] = count, payload
+        s.state[mate, x] = MASKED
+        s.weight[mate, x] = lightest_in_seed(reads, r, s.position[mate, x])
+    s.n[mate] = n
+
+
+@callee
+def bound_unseen(s: Any, mate: Any) -> None:
+    """Equation (1) by weighted interval scheduling over the resolved seeds, which ascend in position."""
+    n = s.n[mate]
+    best_to = s.best_to
+    for x in range(n):
+        best = best_to[x - 1] if x > 0 else 0
+        if s.state[mate, x] == RESOLVED:
+            y = x - 1
+            while y >= 0 and s.position[mate, y] + SEED > s.position[mate, x]:
+                y -= 1
+            best = max(best, s.weight[mate, x] + (best_to[y] if y >= 0 else 0))
+        best_to[x] = best
+    s.bound[mate] = best_to[n - 1] if n > 0 else 0
+
+
+@callee
+def resolve_short(c: Any, s: Any, mate: Any, length: Any, lists: Any, stamp: Any) -> None:
+    """First round: read every short list."""
+    for x in range(s.n[mate]):
+        if s.count[mate, x] <= FIRST_LIST:
+            s.state[mate, x] = RESOLVED
+            _add_list(c, s, mate, x, length, lists, stamp)
+
+
+@callee
+def _overlaps_resolved(s: Any, mate: Any, x: Any) -> Any:
+    for y in range(s.n[mate]):
+        if s.state[mate, y] == RESOLVED and abs(s.position[mate, y] - s.position[mate, x]) < SEED:
+            return True
+    return False
+
+
+@callee
+def resolve_rarest(c: Any, s: Any, mate: Any, length: Any, lists: Any, enough: Any, stamp: Any) -> None:
+    """Second round: read lists of masked seeds disjoint from the resolved ones, rarest first, till the bound will do."""
+    for _ in range(SECOND_ROUND_SEEDS):
+        rarest = -1
+        for x in range(s.n[mate]):
+            if s.state[mate, x] == MASKED and s.count[mate, x] <= SECOND_LIST:
+                if rarest < 0 or s.count[mate, x] < s.count[mate, rarest]:
+                    if not _overlaps_resolved(s, mate, x):
+                        rarest = x
+        if rarest < 0 or s.bound[0] + s.bound[1] >= enough:
+            return
+        s.state[mate, rarest] = RESOLVED
+        s.bound[mate] += s.weight[mate, rarest]
+        _add_list(c, s, mate, rarest, length, lists, stamp)
+
+
+@callee
+def _rarest_masked(s: Any, mate: Any, shortest: Any, longest: Any) -> Any:
+    """The masked seed with the shortest list in [shortest, longest], -1 if there is none."""
+    rarest = -1
+    for x in range(s.n[mate]):
+        if s.state[mate, x] == MASKED and shortest <= s.count[mate, x] <= longest:
+            if rarest < 0 or s.count[mate, x] < s.count[mate, rarest]:
+                rarest = x
+    return rarest
+
+
+@callee
+def intersect(c: Any, s: Any, length1: Any, length2: Any, lists: Any, insert: Any, stamp: Any) -> None:
+    """Both mates have masked seeds only: walk the rarest list of each for places within an insert of each other."""
+    x1 = _rarest_masked(s, ZERO, ONE, np.int64(INTERSECTED_LIST))
+    x2 = _rarest_masked(s, ONE, ONE, np.int64(INTERSECTED_LIST))
+    if x1 < 0 or x2 < 0:
+        for mate in range(2):
+            x = x1 if mate == 0 else x2
+            if x >= 0 and s.count[mate, x] <= LONE_LIST:
+                _add_list(c, s, mate, x, length1 if mate == 0 else length2, lists, stamp)
+        return
+    reach = insert.high + length1 + length2
+    first = s.payload[1, x2]
+    stop2 = first + s.count[1, x2]
+    for q in range(s.payload[0, x1], s.payload[0, x1] + s.count[0, x1]):
+        v1 = np.int64(lists[U(q)])
+        while first < stop2 and (np.int64(lists[U(first)]) >> 1) < (v1 >> 1) - reach:
+            first += 1
+        key1 = _key_of(s, ZERO, x1, v1, length1)
+        matched = False
+        for y in range(first, stop2):
+            v2 = np.int64(lists[U(y)])
+            if (v2 >> 1) > (v1 >> 1) + reach:
+                break
+            key2 = _key_of(s, ONE, x2, v2, length2)
+            if insert.low <= insert_length(key1, key2, length1, length2) <= insert.high:
+                _add(c, ONE, key2, ONE, stamp)
+                matched = True
+        if matched:
+            _add(c, ZERO, key1, ONE, stamp)
+
+
+@callee
+def _first_at_or_after(lists: Any, start: Any, count: Any, value: Any) -> Any:
+    """Binary search in a sorted list for the first entry that is not below `value`."""
+    low, high = start, start + count
+    while low < high:
+        middle = (low + high) >> 1
+        if np.int64(lists[U(middle)]) < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@callee
+def search_windows(
+    c: Any, s: Any, mate: Any, n_other: Any, length: Any, length_other: Any, lists: Any, insert: Any, stamp: Any
+) -> None:
+    """Masked seeds of a mate inside the insert window of each place of the other mate."""
+    for _ in range(WINDOW_SEEDS):
+        x = _rarest_masked(s, mate, np.int64(FIRST_LIST + 1), np.int64(SEARCHED_LIST))
+        if x < 0:
+            break
+        s.state[mate, x] = SEARCHED
+        stop = s.payload[mate, x] + s.count[mate, x]
+        for z in range(n_other):
+            other = c.key[1 - mate, z]
+            place = other >> 1
+            if other & 1:
+                first, last = place + length_other - insert.high, place + length_other
+            else:
+                first, last = place - length, place + insert.high
+            start = _first_at_or_after(lists, s.payload[mate, x], s.count[mate, x], max(first, 0) << 1)
+            for y in range(start, stop):
+                v = np.int64(lists[U(y)])
+                if (v >> 1) > last:
+                    break
+                key = _key_of(s, mate, x, v, length)
+                if ((key ^ other) & 1) == 1:
+                    _add(c, mate, key, ONE, stamp)
+    for x in range(s.n[mate]):
+        if s.state[mate, x] == SEARCHED:
+            s.state[mate, x] = MASKED
+
+
+@callee
+def _penalty_with_gap_of_key(c: Any, tables: Any, reads: Any, r: Any, key: Any, ungapped: Any) -> Any:
+    words = reads.reverse if key & 1 else reads.forward
+    classes = reads.class_reverse if key & 1 else reads.class_forward
+    penalty, _shift = penalty_with_gap(
+        tables.reference,
+        key >> 1,
+        words,
+        classes,
+        r * reads.words,
+        reads.length[r],
+        ungapped,
+        LONGEST_GAP,
+        c.marks[0],
+        c.marks[1],
+    )
+    return penalty
+
+
+@callee
+def verify(c: Any, mate: Any, first: Any, best: Any, r: Any, reads: Any, tables: Any) -> Any:
+    """Score candidates from `first` on; the best-voted get the one-gap kernel. Returns the mate's best penalty."""
+    n = c.n[mate]
+    most_votes = 0
+    for z in range(first, n):
+        if z + 8 < n:
+            prefetch(tables.reference, (c.key[mate, z + 8] >> 1) >> 5)
+            prefetch(tables.reference, ((c.key[mate, z + 8] >> 1) >> 5) + 4)
+        x = penalty_of_key(tables, reads, r, c.key[mate, z])
+        c.penalty[mate, z] = x
+        best = min(best, x)
+        most_votes = max(most_votes, c.votes[mate, z])
+    if best > GAP_FROM and reads.length[r] >= 32:
+        done = 0
+        votes = most_votes
+        while votes >= 1 and done < GAP_RIVALS and votes * 4 >= most_votes:
+            for z in range(first, n):
+                if c.votes[mate, z] == votes and c.penalty[mate, z] > GAP_FROM and done < GAP_RIVALS:
+                    done += 1
+                    x = _penalty_with_gap_of_key(c, tables, reads, r, c.key[mate, z], c.penalty[mate, z])
+                    c.penalty[mate, z] = x
+                    best = min(best, x)
+            votes -= 1
+    return best
+
+
+@callee
+def _is_served(c: Any, other: Any, anchor: Any, best: Any, length: Any, length_other: Any, n: Any, insert: Any) -> Any:
+    """Whether the other mate already has a good place within an insert of the anchor."""
+    for y in range(n):
+        if c.penalty[other, y] <= max(best + 34, 100):
+            size = insert_length(anchor, c.key[other, y], length, length_other)
+            if insert.low <= size <= insert.high:
+                return True
+    return False
+
+
+@callee
+def _scan(tables: Any, reads: Any, r: Any, strand: Any, start: Any, stop: Any) -> Any:
+    """The best place of read r, without gaps, in [start, stop); -1 if nothing there resembles it. And its penalty.
+
+    A place is worth a look if one of two words of the read fits it with at most 9 mismatches of 32: by chance a
+    place has 24.
+    """
+    reference = tables.reference
+    words = reads.reverse if strand else reads.forward
+    classes = reads.class_reverse if strand else reads.class_forward
+    offset, length = r * reads.words, reads.length[r]
+    second = max(0, (length >> 5) - 1)  # a word near the read's end, whole inside the read
+    word1, word2 = words[U(offset)], words[U(offset + second)]
+    mask = EVEN_BITS if length >= 32 else (U(1) << U(2 * length)) - U(1)
+    fewest, found, cheapest = 33, -1, np.int64(FAR)
+    for x in range(max(start, 32), stop):
+        m1 = bases_at(reference, x) ^ word1
+        m2 = bases_at(reference, x + 32 * second) ^ word2
+        n1 = popcount((m1 | (m1 >> U(1))) & EVEN_BITS & mask)
+        n2 = popcount((m2 | (m2 >> U(1))) & EVEN_BITS & mask)
+        few = min(n1, n2)
+        if few > 9:
+            continue
+        p = penalty_at(reference, x, words, classes, offset, length)
+        if p < cheapest or (found < 0 and few < fewest):
+            cheapest, fewest, found = p, few, x
+    # A gapped or clipped read matches at one end well, and dearly as a whole.
+    if found >= 0 and cheapest >= 10 * length and fewest > 4:
+        found = -1
+    return found, cheapest
+
+
+@callee
+def rescue(
+    c: Any, mate: Any, first: Any, best: Any, best_other: Any, r: Any, reads: Any, tables: Any, insert: Any, stamp: Any
+) -> Any:
+    """Search read r, the other mate, around the good anchors of this one.
+
+    Anchors are candidates from `first` on within ANCHOR_WITHIN dB of the best. Returns the other mate's best
+    penalty, or -1 if there are too many anchors to look.
+    """
+    limit = best + ANCHOR_WITHIN
+    n_anchors = 0
+    for z in range(first, c.n[mate]):
+        if c.penalty[mate, z] <= limit:
+            n_anchors += 1
+    if n_anchors > MOST_ANCHORS:
+        return -1
+    other = 1 - mate
+    length, length_other = reads.length[r ^ 1], reads.length[r]
+    n_other = c.n[other]
+    for z in range(first, c.n[mate]):
+        anchor = c.key[mate, z]
+        if c.penalty[mate, z] > limit or _is_served(
+            c, other, anchor, best_other, length, length_other, n_other, insert
+        ):
+            continue
+        place, strand = anchor >> 1, 1 - (anchor & 1)
+        if anchor & 1:
+            start, stop = place + length - insert.high, place + 50
+        else:
+            start, stop = place - 50, place + insert.high - length_other
+        found, cheapest = _scan(tables, reads, r, strand, start, stop)
+        if found < 0 or c.n[other] >= MOST_CANDIDATES:
+            continue
+        key = (found << 1) | strand
+        if cheapest > GAP_FROM and length_other >= 32:
+            cheapest = _penalty_with_gap_of_key(c, tables, reads, r, key, cheapest)
+        before = c.n[other]
+        _add(c, other, key, ZERO, stamp)
+        if c.n[other] > before:
+            c.penalty[other, before] = cheapest
+            best_other = min(best_other, cheapest)
+    return best_other
