@@ -22,7 +22,7 @@ from megabolt.compare.clusters import Cluster
 from megabolt.compare.variants import Replacement, Variant
 
 #: States kept in a cluster; beyond, the poorest are dropped and the match is marked as approximate.
-MOST_STATES = 4000
+MOST_STATES = 1000
 
 TRUTH, CALLS = 0, 1
 
