@@ -4,7 +4,7 @@
 In: `Genotypes`, `SnpCalls`. Out: `VcfRecord`s, left-aligned and minimal.
 
 One record stands for one site: the events of the called pair that begin at the same base. Two different alleles
-of a pair at one site make one record 1/2; MNPs come out as their SNPs. What lies under a deletion of the other
+of a pair at one site make one record 1/2 (unless other events lie between their ends); MNPs come out as their SNPs. What lies under a deletion of the other
 copy stays a record of its own, with a plain 0/1: the deletion's record tells about the other copy (VCF's `*`
 would say it twice, and comparison tools differ in how they read it).
 """
@@ -204,11 +204,28 @@ def window_records(
             is_snp = int(candidates.kind[c]) == SNP
             sites.setdefault((is_snp, int(candidates.start[c])), []).append(bit)
     records = []
-    for bits in sites.values():
+    for bits in _separable(list(sites.values()), members, candidates):
         alleles = _allele_of_masks(masks, bits, members, candidates)
         call = _site_call(k, bits, alleles, pair, members, candidates, genotypes, context)
         records.append(make_record(call, context))
     return records
+
+
+def _separable(sites: list[list[int]], members: list[int], candidates: Candidates) -> list[list[int]]:
+    """Sites whose alleles can share one record; others are taken apart into one record per allele.
+
+    The common REF of two deletions is as long as the longer one. Where a further event lies inside it, the record
+    and that event would both rewrite the same bases of the copy with the shorter deletion.
+    """
+    result = []
+    for bits in sites:
+        stop = max(int(candidates.stop[members[b]]) for b in bits)
+        first = int(candidates.start[members[bits[0]]])
+        inside = any(
+            b not in bits and first <= int(candidates.start[members[b]]) < stop for other in sites for b in other
+        )
+        result += [[b] for b in bits] if len(bits) > 1 and inside else [bits]
+    return result
 
 
 def _allele_of_masks(

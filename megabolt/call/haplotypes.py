@@ -5,7 +5,8 @@ In: `Windows`, `Candidates`, `Reads`. Out: `WindowReads`, `Haplotypes`. Next: `l
 
 A haplotype is a set of compatible candidates, kept as the bits of a word. Three sources, in this order, until
 the cap is reached: patterns that spanning reads show; a beam over the linkage of neighbouring candidates, for
-windows longer than a read; all combinations where there are few candidates.
+windows longer than a read; all combinations of up to 4 candidates, or one
+candidate more or less than the likeliest haplotypes.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ U = np.uint64
 MAX_HAPLOTYPES = 32
 #: Longest haplotype the pair-HMM takes.
 MAX_HAPLOTYPE_LENGTH = 1024
-#: Up to so many candidates, all their combinations are tried.
-FEW_CANDIDATES = 4
 #: A step of the beam needs this share of the reads that link two neighbouring candidates.
 MIN_LINK_FRACTION = 0.03
 #: Patterns of spanning reads that are looked at, the most frequent ones.
@@ -409,6 +408,16 @@ def _enumerate(
                     proposal[x], members, starts, kinds, stops, candidate_offset, candidate_sequence, ref,
                     hap_start[w], hap_stop[w], out_mask, out_offset, out_sequence, first, n, max_length,
                 )  # fmt: skip
+        if ne > 4:
+            # one candidate more or less than the likeliest haplotypes: what no read or path spans together
+            n_likely = min(n - first, 5)
+            for x in range(n_likely * ne):
+                if n - first < cap:
+                    n = _add(
+                        out_mask[first + x // ne] ^ (U(1) << U(x % ne)), members, starts, kinds, stops,
+                        candidate_offset, candidate_sequence, ref, hap_start[w], hap_stop[w], out_mask, out_offset,
+                        out_sequence, first, n, max_length,
+                    )  # fmt: skip
         which[k] = n - first
 
 
