@@ -111,3 +111,16 @@ def test_command_line(reference: Path, truth: Path, capsys: pytest.CaptureFixtur
     assert lines[1].split()[:5] == ["SNP", "2", "2", "0", "0"]
     assert cli.main([*arguments[:-2]]) == 77
     assert cli.main([*arguments, "--sample", "a,b,c"]) == 2
+
+
+def test_counts_of_vcfeval_on_real_calls(shared_data: Path) -> None:
+    """GATK 4 with other penalties against GATK 3.8; the counts are those of RTG vcfeval 3.12.1 --ref-overlap."""
+    calls = shared_data / "na12878_chr20_10.0M_platinum52x_hg19" / "third_party_calls"
+    result = run_compare(
+        calls / "GATK.expected.testExposureOfSmithWatermanParameters.HC.gatk4.vcf",
+        calls / "GATK.expected.testVCFMode.gatk3.8-4-g7b0250253f.alleleSpecific.vcf",
+        shared_data / "hg002_chr20_10.0M_nist30x_hg19" / "ref.20.hg19.Npadded.fa.gz",
+        open_data="NA12878, Genome in a Bottle: open consent",
+    )
+    counts = [(c.tp_truth, c.tp_calls, c.fp, c.fn) for c in result.counts.values()]
+    assert counts == [(196, 198, 2, 0), (82, 47, 3, 6)]
