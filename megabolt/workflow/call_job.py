@@ -86,10 +86,11 @@ class OrderedCalls:
         self._contig = chunk.contig
         self._held += calls.variants
         limit = chunk.stop - _DISORDER
-        if calls.reference_blocks:
-            joined = join_reference_blocks([*self._blocks, *calls.reference_blocks], gq_bands)
-            self._held += joined[:-1]
-            self._blocks = joined[-1:]  # the next chunk may continue it
+        if calls.reference_blocks:  # inside the chunk they are joined already
+            seam = join_reference_blocks([*self._blocks, calls.reference_blocks[0]], gq_bands)
+            blocks = [*seam, *calls.reference_blocks[1:]]
+            self._held += blocks[:-1]
+            self._blocks = blocks[-1:]  # the next chunk may continue it
         if self._blocks:
             limit = min(limit, self._blocks[0].start)
         ready += self._take(limit)
