@@ -63,9 +63,17 @@ class Plan:
                     f"{self.sheet.path}: sample {sample.sample} is a tumor; this workflow is germline only",
                     "Leave its rows out; somatic calling is not part of this version.",
                 )
+        self._refuse_braces()
         unknown = sorted(set(self.truth) - set(self.names))
         if unknown:
             raise UsageError(f"no sample {unknown[0]}, whose truth is given, in {self.sheet.path}", "Check the name.")
+
+    def _refuse_braces(self) -> None:
+        fastq = [path for name in self.names for mate in (1, 2) for path in self.fastq(name, mate)]
+        truth = [path for known in self.truth.values() for path in (known.vcf, known.regions)]
+        for path in (self.reference, self.targets, *fastq, *truth):
+            if path is not None and set("{}") & set(str(path)):
+                raise UsageError(f"{path}: Snakemake takes braces for wildcards", "Rename it, or use a link.")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -124,7 +124,10 @@ class Rig:
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
-    return Rig(tmp_path, ["A", "B", "C"])
+    """In a folder whose name no shell command may take apart."""
+    folder = tmp_path / "it's a $(folder)"
+    folder.mkdir()
+    return Rig(folder, ["A", "B", "C"])
 
 
 def test_progress_and_resume(rig: Rig) -> None:

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From configuration and sheet to files and options."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megabolt.errors import UsageError
+from megabolt.workflow.plan import ASSAYS, Plan, load_plan
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a1", "a2", "b1", "b2", "c1", "c2"):
+        (tmp_path / f"{name}.fq").touch()
+    (tmp_path / "s.csv").write_text(
+        "patient,sample,status,lane,fastq_1,fastq_2,open_data\n"
+        "P,S,0,L1,a1.fq,a2.fq,sheet: open\n"
+        "P,S,0,L2,b1.fq,b2.fq,sheet: open\n"
+        "Q,T,0,L1,c1.fq,c2.fq,\n"
+    )
+    return tmp_path
+
+
+def plan(folder: Path, **config: Any) -> Plan:
+    return load_plan({"assay": "wgs", "sheet": "s.csv", "reference": "ref.fa", **config}, base=folder)
+
+
+def test_files(folder: Path) -> None:
+    found = plan(folder)
+    assert found.names == ("S", "T")
+    assert found.index == folder / "ref.fa.mbx"
+    assert found.fastq("S", 2) == [str(folder / "a2.fq"), str(folder / "b2.fq")]
+    assert set(found.outputs("S")) == {"metrics", "vcf", "tbi", "bam", "bai"}
+    assert found.outputs()["vcf"] == "{sample}/{sample}.vcf.gz"
+    assert set(plan(folder, bam=False, gvcf=True).outputs("S")) == {"metrics", "vcf", "tbi", "gvcf", "gvcf_tbi"}
+    assert found.reports() == {"metrics": ["S/S.metrics.json", "T/T.metrics.json"], "comparisons": []}
+
+
+def test_options_survive_a_shell(folder: Path) -> None:
+    found = plan(folder, gvcf=True, bam=False, targets="my targets.bed", audit_log="log's.jsonl")
+    assert shlex.split(found.options("S")) == [
+        "--read-group",
+        "@RG\\tID:S.L1\\tSM:S\\tLB:S\\tPL:ILLUMINA\\tPU:L1",
+        "--read-group",
+        "@RG\\tID:S.L2\\tSM:S\\tLB:S\\tPL:ILLUMINA\\tPU:L2",
+        "--gvcf",
+        "--no-bam",
+        "--targets",
+        str(folder / "my targets.bed"),
+        "--audit-log",
+        str(folder / "log's.jsonl"),
+    ]
+
+
+def test_the_sheet_s_declaration_comes_first(folder: Path) -> None:
+    found = plan(folder, open_data="run: open")
+    assert (found.declaration("S"), found.declaration("T")) == ("sheet: open", "run: open")
+    assert plan(folder).declaration("T") == ""
+
+
+def test_truth(folder: Path) -> None:
+    found = plan(folder, truth={"S": {"vcf": "t.vcf.gz", "regions": "t.bed"}, "T": {"vcf": "u.vcf.gz"}})
+    assert found.reports()["comparisons"] == ["S/S.compare.json", "T/T.compare.json"]
+    assert shlex.split(found.compare_options("S")) == ["--regions", str(folder / "t.bed")]
+    assert found.compare_options("T") == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"assay": "rna"}, ", ".join(ASSAYS)),
+        ({"assay": "wes"}, "--targets"),
+        ({"assay": "panel"}, "--targets"),
+        ({"truth": {"X": {"vcf": "t.vcf.gz"}}}, "no sample X"),
+        ({"reference": "{ref}.fa"}, "braces"),
+        ({"memory": "lots"}, "'lots'"),
+        ({"sheet": None}, "no 'sheet'"),
+    ],
+)
+def test_contradictions(config: dict[str, Any], words: str, folder: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(folder, **config)
+    assert words in str(caught.value)
+
+
+def test_tumors_are_refused(folder: Path) -> None:
+    sheet = folder / "s.csv"
+    sheet.write_text(sheet.read_text().replace("Q,T,0", "Q,T,1"))
+    with pytest.raises(UsageError, match="sample T is a tumor"):
+        plan(folder)
