@@ -161,11 +161,10 @@ def load_plan(config: Mapping[str, Any], *, base: Path | None = None) -> Plan:
             raise UsageError(f"the configuration has no '{name}'", "See workflows/schemas/config.schema.json.")
         return found
 
-    truth = {}
-    for name, entry in (config.get("truth") or {}).items():
-        vcf = path(entry["vcf"])
-        assert vcf is not None  # the schema demands it
-        truth[name] = Truth(vcf, path(entry.get("regions")))
+    truth = {
+        name: Truth(root / Path(known["vcf"]).expanduser(), path(known.get("regions")))
+        for name, known in (config.get("truth") or {}).items()
+    }
     memory = config.get("memory")
     return Plan(
         sheet=read_sheet(needed("sheet")),
