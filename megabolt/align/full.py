@@ -198,7 +198,7 @@ def place_full(
             everything_seen = context[RAREST1] == 0.0 and context[RAREST2] == 0.0
             if round_ == 1 or everything_seen:
                 break
-            if unseen_margin(context, float(best[0]), float(best[1]), reached) >= SECOND_ROUND_MARGIN:
+            if unseen_margin(context, best[0], best[1], reached) >= SECOND_ROUND_MARGIN:
                 break
             enough = reached + SECOND_ROUND_MARGIN + 10.0
             for mate in range(2):
