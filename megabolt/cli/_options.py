@@ -132,6 +132,16 @@ def memory_of(args: argparse.Namespace) -> int:
     return default_memory() if args.memory is None else parse_memory(args.memory)
 
 
+def announce_kernels() -> None:
+    """Say so if the kernels have yet to be compiled: it takes minutes, and nothing else would be said
+    meanwhile."""
+    from megabolt.compute.jit import cache_folder
+
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or cache_folder())
+    if not folder.is_dir() or not any(folder.rglob("*.nbc")):
+        log.info("compiling kernels for this machine, once: some minutes (megabolt warmup does only this)")
+
+
 def check_readable(path: Path, what: str) -> None:
     """Raise `UsageError` unless the path is a file that may be read; it is not opened."""
     if path.is_dir():

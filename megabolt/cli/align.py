@@ -46,6 +46,7 @@ def main(args: argparse.Namespace) -> int:
     _options.check_readable(args.reference, "reference")
     _options.check_pairs(args.fastq_1, args.fastq_2)
     _options.check_output(args.output, (".bam", ".cram"))
+    _options.announce_kernels()
     from megabolt.workflow.germline import run_align
 
     run_align(

@@ -53,6 +53,7 @@ def main(args: argparse.Namespace) -> int:
     _options.check_output(args.output, (".vcf.gz",))
     if args.gvcf is not None:
         _options.check_output(args.gvcf, (".vcf.gz",))
+    _options.announce_kernels()
     backend = _options.backend_of(args)
     from megabolt.workflow.germline import run_call
 

@@ -50,6 +50,7 @@ def main(args: argparse.Namespace) -> int:
     if args.targets is not None:
         _options.check_readable(args.targets, "BED of targets")
     _options.check_folder(args.outdir)
+    _options.announce_kernels()
     backend = _options.backend_of(args)
     from megabolt.workflow.germline import run_germline
 

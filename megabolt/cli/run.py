@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     config = configuration(args)
+    _options.announce_kernels()
     from megabolt.workflow.run import run_workflow
 
     summary = run_workflow(config, args.outdir, dry_run=args.dry_run)
