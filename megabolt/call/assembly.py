@@ -109,7 +109,7 @@ def _assemble(
             if b > 3:
                 run = 0
                 h = U(0)
-                last = -1
+                last = np.int64(-1)
                 continue
             if run == k:
                 h -= U(bases[x - k] + np.uint8(1)) * power
@@ -174,7 +174,7 @@ def _assemble(
             steps += 1
             if u == sink:
                 break
-            total, ways, way = 0, 0, 0
+            total, ways, way = np.int64(0), 0, 0
             for b in range(4):
                 if weight[u, b] >= min_weight and alive[after[u, b]]:
                     total += weight[u, b]
@@ -223,7 +223,10 @@ def _assemble(
 def clip_sites(evidence: Evidence, origin: int, n_ref: int) -> list[int]:
     """Local starts of the grid cells in which clips pile up."""
     clips, depth = evidence.clips[:n_ref], evidence.depth[:n_ref]
-    around = np.convolve(clips, np.ones(CLIP_REACH, np.int32), "same")
+    total = np.concatenate([[0], np.cumsum(clips)])
+    place = np.arange(n_ref)
+    reach = CLIP_REACH // 2
+    around = total[np.minimum(n_ref, place + reach + 1)] - total[np.maximum(0, place - reach)]
     places = np.flatnonzero((around >= MIN_CLIPS) & (10 * around >= depth) & (clips > 0))
     return [int(cell) * CELL - origin for cell in np.unique((places + origin) // CELL)]
 

@@ -4,9 +4,9 @@
 In: `Genotypes`, `SnpCalls`. Out: `VcfRecord`s, left-aligned and minimal.
 
 One record stands for one site: the events of the called pair that begin at the same base. Two different alleles
-of a pair at one site make one record 1/2 (unless other events lie between their ends); MNPs come out as their SNPs. What lies under a deletion of the other
-copy stays a record of its own, with a plain 0/1: the deletion's record tells about the other copy (VCF's `*`
-would say it twice, and comparison tools differ in how they read it).
+of a pair at one site make one record 1/2, unless other events lie between their ends; MNPs come out as their
+SNPs. What lies under a deletion of the other copy stays a record of its own, with a plain 0/1: the deletion's
+record tells about the other copy (VCF's `*` would say it twice, and comparison tools differ in how they read it).
 """
 
 from __future__ import annotations

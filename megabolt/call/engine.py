@@ -33,8 +33,8 @@ from megabolt.call.str_model import tandem_tracts
 from megabolt.call.windows import Windows, build_windows
 from megabolt.compute.backend import Backend
 from megabolt.compute.bits import PADDING
-from megabolt.formats.bases import N
 from megabolt.formats.bam_records import RecordBlock
+from megabolt.formats.bases import N
 from megabolt.formats.fasta import Reference
 from megabolt.formats.vcf import VcfRecord
 

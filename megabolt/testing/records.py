@@ -70,9 +70,7 @@ class HandRead:
 def pack(read: HandRead, ordinal: int = 0) -> bytes:
     """The packed BAM record of a read, without tags."""
     name = (read.name or f"read{ordinal}").encode() + b"\0"
-    cigar = [
-        int(length) << 4 | _OPERATIONS.index(op) for length, op in re.findall(r"(\d+)([MIDNSHP=X])", read.cigar)
-    ]
+    cigar = [int(length) << 4 | _OPERATIONS.index(op) for length, op in re.findall(r"(\d+)([MIDNSHP=X])", read.cigar)]
     codes = encode(read.sequence)
     nibbles = NIBBLE_OF_CODE[np.append(codes, codes[: len(codes) % 2])]
     packed = (nibbles[0::2] << 4 | nibbles[1::2]).astype(np.uint8)
