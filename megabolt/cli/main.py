@@ -270,4 +270,6 @@ class _Signals:
 
     @staticmethod
     def _stop(number: int, frame: FrameType | None) -> None:
+        for later in (signal.SIGTERM, signal.SIGHUP):  # a second one must not interrupt the cleaning up
+            signal.signal(later, signal.SIG_IGN)
         raise Terminated(number)

@@ -190,6 +190,7 @@ def test_signals_unwind(number: signal.Signals, code: int, tmp_path: Path) -> No
         "        pathlib.Path(sys.argv[1]).write_text('in')\n"
         "        time.sleep(60)\n"
         "    finally:\n"
+        "        time.sleep(0.2)\n"
         "        pathlib.Path(sys.argv[1]).unlink()\n"
         "module.main = body; sys.modules['megabolt.cli.fake'] = module\n"
         "cli.subcommands = lambda: {'fake': cli.Subcommand('fake', 'Fake.')}\n"
@@ -201,6 +202,8 @@ def test_signals_unwind(number: signal.Signals, code: int, tmp_path: Path) -> No
         while not flag.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(process.pid, number)
+        if number == signal.SIGTERM:
+            os.kill(process.pid, number)  # a second one while it cleans up
         assert process.wait(30) == code
     assert not flag.exists()
 
