@@ -287,7 +287,7 @@ def _first_interval(intervals: NDArray[np.int64], position: Any) -> Any:
     return low
 
 
-@kernel("void(uint8[::1], int64, int64, uint8[::1])")
+@inline
 def _load_codes(text: NDArray[np.uint8], start: Any, length: Any, codes: NDArray[np.uint8]) -> None:
     """Base codes of `length` letters from codes[64] on, a block of zeros behind them."""
     for t in range(0, length, 64):
@@ -306,7 +306,7 @@ def _load_codes(text: NDArray[np.uint8], start: Any, length: Any, codes: NDArray
         tail[k] = np.uint8(0)
 
 
-@kernel("void(uint8[::1], int64, uint8[::1])")
+@inline
 def _reverse_codes(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8]) -> None:
     """Reverse complement of codes[64 : 64 + length] to out[64:], in whole blocks of 64."""
     for t in range(0, length, 64):
@@ -320,7 +320,7 @@ def _reverse_codes(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8]
         tail[k] = np.uint8(0)
 
 
-@kernel("void(uint8[::1], int64, uint8[::1], int64)")
+@inline
 def _put_nibbles(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8], p: Any) -> None:
     """4-bit bases, first base in the high half; writes up to 3 bytes too many."""
     for t in range(0, length, 8):
@@ -339,7 +339,7 @@ def _put_nibbles(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8], 
         out[np.uint64(p + (length >> 1))] &= np.uint8(0xF0)
 
 
-@kernel("int64(uint8[::1], int64, int64, uint8, uint8[::1], int64)")
+@inline
 def _put_qualities(
     text: NDArray[np.uint8], start: Any, length: Any, reverse: Any, out: NDArray[np.uint8], p: Any
 ) -> Any:
@@ -412,7 +412,7 @@ def _reference_letter(packed: NDArray[np.uint64], position: Any, intervals: NDAr
     return np.uint8(84)
 
 
-@kernel("int64(uint8[::1], int64, uint32[::1], int64)")
+@inline
 def _put_cigar_text(out: NDArray[np.uint8], p: Any, cigar: NDArray[np.uint32], n_cigar: Any) -> Any:
     """CIGAR as text; returns the next position."""
     for k in range(n_cigar):
@@ -476,10 +476,7 @@ def _measure(cigar: NDArray[np.uint32], n_cigar: Any, lengths: NDArray[np.int64]
     return span
 
 
-@kernel(
-    "int64(uint8[::1], int64, uint32[::1], int64, uint8[::1], uint64[::1], boolean, uint64[::1], int64,"
-    " int64, int64[:, ::1], int64[::1])"
-)
+@inline
 def _put_md(
     out: NDArray[np.uint8],
     p: Any,
