@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from megabolt.compute.bits import PADDING
 from megabolt.formats.bam_records import RecordBlock
-from megabolt.formats.bases import N, NIBBLE_OF_CODE, encode
+from megabolt.formats.bases import NIBBLE_OF_CODE, N, encode
 from megabolt.formats.fasta import Contig
 
 _OPERATIONS = "MIDNSHP=X"

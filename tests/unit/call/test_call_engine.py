@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -232,7 +233,7 @@ def call_in_chunks(
     length = reference.contigs[0].length
     edges = [0, *range(offset or size, length, size), length]
     options = CallOptions()
-    return [call_chunk(block, reference, 0, a, b, options, gvcf=gvcf) for a, b in zip(edges[:-1], edges[1:])]
+    return [call_chunk(block, reference, 0, a, b, options, gvcf=gvcf) for a, b in itertools.pairwise(edges)]
 
 
 def lines(chunks: list[ChunkCalls]) -> list[str]:
