@@ -21,8 +21,12 @@ from typing import NamedTuple
 from megabolt.compare.clusters import Cluster
 from megabolt.compare.variants import Replacement, Variant
 
-#: States kept in a cluster; beyond, the poorest are dropped and the match is marked as approximate.
+#: States kept in a cluster; beyond, the poorest are dropped and the match is marked as approximate. Real call
+#: sets stay below a hundred.
 MOST_STATES = 1000
+#: States looked at in one cluster (about five seconds' worth) before it has to do with a few at a time.
+PATIENCE = 200_000
+FEW_STATES = 64
 
 TRUTH, CALLS = 0, 1
 
@@ -63,7 +67,9 @@ class Chosen(NamedTuple):
 
 
 class Record(NamedTuple):
-    """How good a state is (compared in this order) and how it came about.
+    """How good a state is (`rank`) and how it came about.
+
+    n_played: variants; surplus: of truth more than of calls since the last level place; n_settled: played up to there.
 
     Ties go to matches that use as many truth as called variants between level places, then to those that are
     level more often: the simpler explanation.
@@ -73,6 +79,7 @@ class Record(NamedTuple):
     balance: int
     n_level: int
     surplus: int
+    n_settled: int
     chosen: Chosen | None
 
     @property
@@ -133,12 +140,14 @@ def _search(sequence: bytes, cluster: Cluster, n_haplotypes: int) -> Match:
         key=lambda event: event[:4],
     )
     strand = Strand(cluster.start, cluster.start, b"", b"")
-    states: States = {State((strand,) * n_haplotypes, cluster.start - 1, False, False): Record(0, 0, 0, 0, None)}
-    approximate = False
+    states: States = {State((strand,) * n_haplotypes, cluster.start - 1, False, False): Record(0, 0, 0, 0, 0, None)}
+    approximate, n_seen = False, 0
     for start, _, side, ordinal, variant in events:
         states = _advance(sequence, states, start)
-        if len(states) > MOST_STATES:
-            states = _keep_best(states)
+        n_seen += len(states)
+        limit = MOST_STATES if n_seen < PATIENCE else FEW_STATES
+        if len(states) > limit:
+            states = _keep_best(states, limit // 2)
             approximate = True
         choices = phases(variant, n_haplotypes)
         grown: States = dict(states)  # the variant left out
@@ -165,9 +174,18 @@ def _flags(cluster: Cluster, best: Record | None, approximate: bool) -> Match:
     return Match(tuple(sides[TRUTH]), tuple(sides[CALLS]), approximate)
 
 
-def _keep_best(states: States) -> States:
-    ranked = sorted(states.items(), key=lambda item: item[1].rank, reverse=True)
-    return dict(ranked[: MOST_STATES // 2])
+def _keep_best(states: States, n_kept: int) -> States:
+    """The states with most variants behind their last level place: what comes after it may yet turn out wrong.
+
+    Among equals, those with the least left to settle: the state that plays nothing more is always among them.
+    """
+
+    def promise(item: tuple[State, Record]) -> tuple[int, int]:
+        state, record = item
+        ahead = sum(len(strand.truth_ahead) + len(strand.calls_ahead) for strand in state.strands)
+        return -record.n_settled, ahead
+
+    return dict(sorted(states.items(), key=promise)[:n_kept])
 
 
 def _put(states: States, state: State, record: Record) -> None:
@@ -222,7 +240,9 @@ def _settle(state: State, record: Record, place: int) -> tuple[State, Record] | 
             return state, record
     if state.truth_played != state.calls_played:
         return None
-    level = Record(record.n_played, record.balance - abs(record.surplus), record.n_level + 1, 0, record.chosen)
+    level = Record(
+        record.n_played, record.balance - abs(record.surplus), record.n_level + 1, 0, record.n_played, record.chosen
+    )
     return State(state.strands, place - 1, False, False), level
 
 
@@ -258,4 +278,4 @@ def _play(
     grown = State(tuple(strands), last_stop, state.truth_played or side == TRUTH, state.calls_played or side == CALLS)
     surplus = record.surplus + (1 if side == TRUTH else -1)
     chosen = Chosen(side, ordinal, record.chosen)
-    _put(states, grown, Record(record.n_played + 1, record.balance, record.n_level, surplus, chosen))
+    _put(states, grown, Record(record.n_played + 1, record.balance, record.n_level, surplus, record.n_settled, chosen))

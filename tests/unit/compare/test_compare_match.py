@@ -146,6 +146,19 @@ def test_a_search_that_is_cut_short_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     assert best_match(SEQUENCE, cluster).approximate
 
 
+def test_a_search_that_is_cut_short_still_finds_what_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Unlike units are lost along one long repeat, so all of it is one cluster; the calls lack one of the losses.
+    monkeypatch.setattr(match_module, "MOST_STATES", 40)
+    sequence = b"GT" + b"AC" * 200 + b"GT"
+    places = range(3, 380, 16)
+    truth = sites(*(f"{p} CAC{'AC' * (i % 3)} C 0/1" for i, p in enumerate(places)), sequence=sequence)
+    calls = sites(*(f"{p} CAC{'AC' * (i % 3)} C 0/1" for i, p in enumerate(places) if i != 9), sequence=sequence)
+    (cluster,) = make_clusters(sequence, truth.by_contig["c"], calls.by_contig["c"])
+    found = best_match(sequence, cluster)
+    assert found.approximate
+    assert sum(found.truth) + sum(found.calls) >= 0.8 * (2 * len(places) - 2)
+
+
 # The oracle: try every subset in every phase, build the haplotypes, compare them.
 
 
