@@ -28,7 +28,8 @@ class SnpCalls:
 
     candidate: int64 [n]. log10_likelihood: float64 [n, 3] of 0/0, 0/1, 1/1.
     support: int64 [n, 3, 2], templates that show the reference, the alternative, another base; by forward and
-    reverse. log10_spare: float64 [n, 2] of genotypes 0/x, 1/x with x unseen. mapq: float64 [n], root mean square.
+    reverse. log10_spare: float64 [n, 2], likelihoods of 0/x and 1/x with x unseen, relative to 0/0 and 1/1.
+    mapq: float64 [n], root mean square.
     """
 
     candidate: NDArray[np.int64]
@@ -141,8 +142,8 @@ def _pileup(
             likelihood[k, 2] += log_alt
             top = max(log_ref, log_alt)
             likelihood[k, 1] += top + np.log10(0.5 + 0.5 * 10.0 ** -abs(log_ref - log_alt))
-            spare[k, 0] += log_ref + np.log10(0.5 + 0.5 * 10.0 ** (log_other - log_ref))
-            spare[k, 1] += log_alt + np.log10(0.5 + 0.5 * 10.0 ** (log_other - log_alt))
+            spare[k, 0] += np.log10(0.5 + 0.5 * 10.0 ** (log_other - log_ref))
+            spare[k, 1] += np.log10(0.5 + 0.5 * 10.0 ** (log_other - log_alt))
             which = 2
             if log_ref - log_alt > 0.5:
                 which = 0

@@ -295,6 +295,19 @@ def test_gvcf_blocks_fill_the_gaps() -> None:
     assert middle.genotype["MIN_DP"] >= 38
 
 
+@pytest.mark.parametrize("beside", [[], [snp(1520)]], ids=["pileup", "window"])
+def test_unseen_allele_of_a_gvcf(beside: list[Event]) -> None:
+    """One copy of an unseen allele halves each template (3 phred); 0/x is as bad as 0/0 where nobody shows 0."""
+    block = sample([snp(1500), *beside], [snp(1500)])
+    records = call_chunk(block, REFERENCE, 0, 0, LENGTH, CallOptions(), gvcf=True).variants
+    hom_ref, het, hom_alt, ref_other, alt_other, both_other = records[0].genotype["PL"]
+    assert hom_alt == 0
+    assert alt_other == pytest.approx(40 * 10 * math.log10(2), rel=0.3)  # a window holds reads beside the site too
+    assert het >= alt_other * 0.95
+    assert ref_other == pytest.approx(hom_ref, rel=0.05)
+    assert both_other >= alt_other
+
+
 @pytest.mark.parametrize(("size", "offset"), [(1000, 0), (700, 13)])
 def test_chunks_do_not_change_the_gvcf(size: int, offset: int) -> None:
     block, reference = mixed_sample()
