@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from megabolt.align.record import NO_END, UNPLACED, RecordChunk
 from megabolt.compute.bits import load_u32, load_u64, prefetch, store_u64
-from megabolt.compute.jit import kernel
+from megabolt.compute.jit import inline, kernel
 from megabolt.errors import InternalError, ResourceError
 from megabolt.formats.bam import RecordBlock
 from megabolt.reads.arena import SLAB_BYTES, Arena, BufferPool
@@ -42,8 +42,6 @@ BIN_BASES = 1 << BIN_SHIFT
 HALO = 4096
 _PLACE_SHIFT = 41
 _ORDINAL_BITS = 40
-#: Bytes kept free at the end of a slab: records are copied in whole blocks of 64 bytes.
-_SLACK = 64
 
 
 @dataclass(frozen=True)
@@ -186,18 +184,21 @@ class BinStore:
         mapped = signature[:, 0] != NO_END
         signature[mapped, 0] |= U(library) << U(LIBRARY_SHIFT)
         quality_sum = chunk.quality_sum[: chunk.n_pairs].copy()
+        # [0]: addresses, [1]: keys; of the bin's own copy, and of that for the neighbour's halo (or -1)
+        own = np.empty((2, chunk.n_records), np.int64)
+        halo = np.empty((2, chunk.n_records), np.int64)
         with self._lock:
-            self._distribute(chunk)
+            self._assign(chunk, own, halo)
             self._signatures.append(_Signatures(chunk.first_pair, signature, quality_sum))
             self._signature_bytes += signature.nbytes + quality_sum.nbytes + 12 * chunk.n_pairs
             self.n_pairs += chunk.n_pairs
+        _store(chunk.data, chunk.offsets, own, halo, self._arena.data)  # the long part, side by side
 
-    def _distribute(self, chunk: RecordChunk) -> None:
+    def _assign(self, chunk: RecordChunk, own: NDArray[np.int64], halo: NDArray[np.int64]) -> None:
         status = np.zeros(1, np.int64)
         done = 0
         while True:
-            done = _distribute(
-                chunk.data,
+            done = _assign(
                 chunk.offsets,
                 chunk.key,
                 done,
@@ -208,11 +209,12 @@ class BinStore:
                 self.layout.place,
                 self.layout.n_bins,
                 UNPLACED,
-                self._arena.data,
                 self._cursor,
                 self._limit,
                 self._counts,
                 self._bytes,
+                own,
+                halo,
                 status,
             )
             if done == chunk.n_records:
@@ -220,7 +222,7 @@ class BinStore:
             self._open_slab(int(status[0]), int(np.diff(chunk.offsets[done : done + 2])[0]))
 
     def _open_slab(self, k: int, record_bytes: int) -> None:
-        if record_bytes + 8 + _SLACK > SLAB_BYTES:
+        if record_bytes + 8 > SLAB_BYTES:
             raise InternalError(f"a record of {record_bytes} bytes is longer than a slab of {SLAB_BYTES}")
         start = None
         if self._arena.used + self._signature_bytes < self.budget:
@@ -229,7 +231,7 @@ class BinStore:
             raise ResourceError(
                 f"the records of the first {self.n_pairs:,} read pairs fill the {self.budget / 1e9:.2f} GB of"
                 " memory that this job has for them",
-                f"Give more with --memory: pairs like these take {self._bytes_per_pair():,.0f} bytes each,"
+                f"Give more with --memory: a million pairs like these take {self._bytes_per_pair() / 1e3:.2f} GB,"
                 " besides the reference's index.",
             )
         if self._slabs[k]:
@@ -293,23 +295,26 @@ class BinStore:
 # --- kernels ---
 
 
-@kernel("int64(uint8[::1], int64, int64, uint8[::1], int64)")
-def _copy_record(source: NDArray[np.uint8], start: Any, size: Any, out: NDArray[np.uint8], p: Any) -> Any:
-    """Copies in whole blocks of 64 bytes, so up to 63 bytes too many; returns the end."""
-    for t in range(0, size, 64):
-        block = source[start + t : start + t + 64]
-        target = out[p + t : p + t + 64]
-        for k in range(64):
-            target[k] = block[k]
-    return p + size
+@inline
+def _copy_record(source: Any, start: Any, size: Any, out: Any, p: Any) -> None:
+    """Copies exactly `size` bytes: what lies behind may be another thread's; the last blocks overlap."""
+    if size >= 64:
+        for t in range(0, size, 64):
+            shift = min(t, size - 64)
+            block = source[start + shift : start + shift + 64]
+            target = out[p + shift : p + shift + 64]
+            for k in range(64):
+                target[k] = block[k]
+    else:
+        for k in range(size):
+            out[np.uint64(p + k)] = source[np.uint64(start + k)]
 
 
 @kernel(
-    "int64(uint8[::1], int64[::1], uint64[::1], int64, int64, int64, int64[::1], int64[::1], int64[::1],"
-    " int64, uint64, uint8[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1])"
+    "int64(int64[::1], uint64[::1], int64, int64, int64, int64[::1], int64[::1], int64[::1], int64, uint64,"
+    " int64[::1], int64[::1], int64[::1], int64[::1], int64[:, ::1], int64[:, ::1], int64[::1])"
 )
-def _distribute(
-    data: NDArray[np.uint8],
+def _assign(
     offsets: NDArray[np.int64],
     record_key: NDArray[np.uint64],
     begin: Any,
@@ -320,22 +325,22 @@ def _distribute(
     contig_place: NDArray[np.int64],
     unplaced_bin: Any,
     unplaced: Any,
-    arena: NDArray[np.uint8],
     cursor: NDArray[np.int64],
     limit: NDArray[np.int64],
     counts: NDArray[np.int64],
     sizes: NDArray[np.int64],
+    own: NDArray[np.int64],
+    halo: NDArray[np.int64],
     status: NDArray[np.int64],
 ) -> Any:
-    """Append records to their bins; returns how far it came: status[0] is the bin that needs a slab."""
+    """Room for records in their bins; returns how far it came: status[0] is the bin that needs a slab."""
     for i in range(begin, n_records):
-        offset = offsets[i]
-        size = offsets[i + 1] - offset
+        need = offsets[i + 1] - offsets[i] + 8
         ordinal = U(first_ordinal + i)
         key = record_key[i]
         home = unplaced_bin
         other = np.int64(-1)
-        place = np.int64(0)
+        place = np.int64(-HALO)
         other_place = np.int64(0)
         reverse = U(0)
         if key != unplaced:
@@ -351,7 +356,6 @@ def _distribute(
             elif inside >= BIN_BASES - HALO and home < last_bin[contig]:
                 other = home + 1
                 other_place = inside - BIN_BASES
-        need = size + 8 + _SLACK
         if cursor[home] + need > limit[home]:
             status[0] = home
             return i
@@ -359,19 +363,39 @@ def _distribute(
             status[0] = other
             return i
         low = (reverse << U(_ORDINAL_BITS)) | ordinal
-        p = cursor[home]
-        stored = low | (U(place + HALO) << U(_PLACE_SHIFT)) if home != unplaced_bin else ordinal
-        store_u64(arena, p, stored)
-        cursor[home] = _copy_record(data, offset, size, arena, p + 8)
+        own[0, i] = cursor[home]
+        own[1, i] = np.int64(low | (U(place + HALO) << U(_PLACE_SHIFT)))
+        cursor[home] += need
         counts[home] += 1
-        sizes[home] += size
+        sizes[home] += need - 8
+        halo[0, i] = -1
         if other >= 0:
-            p = cursor[other]
-            store_u64(arena, p, low | (U(other_place + HALO) << U(_PLACE_SHIFT)))
-            cursor[other] = _copy_record(data, offset, size, arena, p + 8)
+            halo[0, i] = cursor[other]
+            halo[1, i] = np.int64(low | (U(other_place + HALO) << U(_PLACE_SHIFT)))
+            cursor[other] += need
             counts[other] += 1
-            sizes[other] += size
+            sizes[other] += need - 8
     return n_records
+
+
+@kernel("void(uint8[::1], int64[::1], int64[:, ::1], int64[:, ::1], uint8[::1])")
+def _store(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    own: NDArray[np.int64],
+    halo: NDArray[np.int64],
+    arena: NDArray[np.uint8],
+) -> None:
+    """Write each record, behind its key, to the places it was given."""
+    for i in range(own.shape[1]):
+        size = offsets[i + 1] - offsets[i]
+        p = own[0, i]
+        store_u64(arena, p, U(own[1, i]))
+        _copy_record(data, offsets[i], size, arena, p + 8)
+        p = halo[0, i]
+        if p >= 0:
+            store_u64(arena, p, U(halo[1, i]))
+            _copy_record(data, offsets[i], size, arena, p + 8)
 
 
 @kernel("void(uint8[::1], int64[:, ::1], uint64[::1], int64[::1])")
@@ -410,9 +434,9 @@ def _gather(
             prefetch(duplicate, np.int64(pair_ahead))
         source = sources[np.uint64(i)]
         size = 4 + np.int64(load_u32(arena, source))
-        end = _copy_record(arena, source, size, out, p)
+        _copy_record(arena, source, size, out, p)
         pair = (keys[np.uint64(i)] & U((1 << _ORDINAL_BITS) - 1)) >> U(1)
         if duplicate[pair] != 0 and (out[np.uint64(p + 18)] & np.uint8(4)) == 0:
             out[np.uint64(p + 19)] |= np.uint8(4)
-        p = end
+        p += size
         offsets[np.uint64(i + 1)] = p
