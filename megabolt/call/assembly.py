@@ -278,14 +278,14 @@ def _events(path: bytes, cigar: list[int], start: int, target_start: int, ref: N
             p, q = p + n, q + n
         elif op == 1:
             at, inserted = p, path[q : q + n]
-            while at > 0 and ref[at - 1] == inserted[-1]:
+            while at > 1 and ref[at - 1] == inserted[-1]:
                 inserted = inserted[-1:] + inserted[:-1]
                 at -= 1
             events.append((at, at, INSERTION, inserted))
             q += n
         else:
             at = p
-            while at > 0 and ref[at - 1] == ref[at + n - 1]:
+            while at > 1 and ref[at - 1] == ref[at + n - 1]:
                 at -= 1
             events.append((at, at + n, DELETION, b""))
             p += n

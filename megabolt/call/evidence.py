@@ -32,7 +32,8 @@ class Evidence:
     snp_count: int32 [4 * n_ref], reads with each mismatching base (index 4 * position + code).
     mismatches: int32 [m, 2] (read, 4 * position + code), in read order.
     indels: int64 [k, 6] (position, kind, length, read, query index of the first inserted base, rotation):
-    left-aligned; an insertion stands before `position`, and its bases are to be rotated right by `rotation`.
+    left-aligned, but at position 1 or later, as a VCF record needs a base before; an insertion stands before
+    `position`, and its bases are to be rotated right by `rotation`.
     """
 
     depth: NDArray[np.int32]
@@ -93,9 +94,9 @@ def _collect(
                 p += l
                 q += l
             elif op == 1:
-                if first < c < last:
+                if first < c < last and p > 0:
                     s, k = p, 0
-                    while s > 0 and k < 1000 and ref[s - 1] == bases[q + (l - 1 - (k % l))]:
+                    while s > 1 and k < 1000 and ref[s - 1] == bases[q + (l - 1 - (k % l))]:
                         s -= 1
                         k += 1
                     if n_indels < len(indels):
@@ -108,9 +109,9 @@ def _collect(
                     n_indels += 1
                 q += l
             elif op == 2:
-                if first < c < last:
+                if first < c < last and p > 0:
                     s = p
-                    while s > 0 and p - s < 1000 and ref[s - 1] == ref[s + l - 1]:
+                    while s > 1 and p - s < 1000 and ref[s - 1] == ref[s + l - 1]:
                         s -= 1
                     if n_indels < len(indels):
                         indels[n_indels, 0] = s

@@ -343,6 +343,15 @@ def test_edges_of_the_contig() -> None:
     assert summary(records) == [(*first, "1/1"), (*last, "1/1")]
 
 
+def test_indel_in_the_first_bases_of_a_contig() -> None:
+    """CAAAAAA: the record stands on the first base. AAAAAA: reads may as well begin one base later: no call."""
+    tail = "CGTC" + SEQUENCE[:500]
+    for head, expected in (("CAAAAAA", [(0, "CA", "C", "1/1")]), ("AAAAAA", [])):
+        text = head + tail
+        reads = [HandRead(0, "4M1D95M", text[:4] + text[5:100], f"d{i}") for i in range(12)]
+        assert summary(call(make_block(reads), TextReference({"c": text}))) == expected
+
+
 def test_deep_windows_take_a_sample_of_the_templates() -> None:
     events = [snp(1500), snp(1510)]
     block = sample(events, [], depth=100)

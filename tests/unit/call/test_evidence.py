@@ -78,6 +78,11 @@ def test_indels_are_left_aligned() -> None:
     assert events == {(4, DELETION, 1), (4, INSERTION, 1)}
 
 
+def test_indels_keep_a_base_in_front() -> None:
+    evidence, _ = gather("AAAAAACGTC", draw("AAAAAACGTC", "....-.....\n....[A]......\n"))
+    assert evidence.indels[:, 0].tolist() == [1, 1]
+
+
 def test_rotated_insertions_pool() -> None:
     """TCACAG with AC more: CA at one place is AC at the other; both are one candidate, written leftmost."""
     reference = "GGTCACAGTT"
