@@ -118,6 +118,8 @@ def make_record(call: SiteCall, context: EmitContext) -> VcfRecord:
         depths.append(0)
     best = min(likelihood)
     depth = max(int(context.fragments[call.start]), sum(depths))
+    # in very deep windows a sample of the templates was scored: the genotype's depth is that of its AD
+    scored = max(sum(depths), min(depth, sum(map(sum, call.support))))
     copies = [call.genotype.count(a) for a in range(1, len(alts) + 1)]
     alt_rows = call.support[1 : len(call.alts) + 1]
     alt_strand = [sum(row[s] for row in alt_rows) for s in (0, 1)]
@@ -133,7 +135,7 @@ def make_record(call: SiteCall, context: EmitContext) -> VcfRecord:
     genotype: dict[str, Any] = {
         "GT": f"{call.genotype[0]}/{call.genotype[1]}",
         "AD": depths,
-        "DP": depth,
+        "DP": scored,
         "GQ": gq,
         "PL": [min(_MAX_PL, round(v - best)) for v in likelihood],
     }

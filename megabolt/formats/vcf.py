@@ -40,7 +40,7 @@ _INFO = {
 _FORMAT = {
     "GT": ("1", "String", "Genotype"),
     "AD": ("R", "Integer", "Templates that support each allele"),
-    "DP": ("1", "Integer", "Templates over the site; overlapping mates count once"),
+    "DP": ("1", "Integer", "Templates that the genotype rests on; overlapping mates count once"),
     "GQ": ("1", "Integer", "Phred-scaled probability that the genotype is wrong"),
     "MIN_DP": ("1", "Integer", "Lowest depth in the block"),
     "PL": ("G", "Integer", "Phred-scaled genotype likelihoods, the best is 0"),

@@ -360,3 +360,5 @@ def test_deep_windows_take_a_sample_of_the_templates() -> None:
     assert summary(full) == summary(few) == [(*event, "0/1") for event in events]
     assert 50 <= sum(few[0].genotype["AD"]) <= 60
     assert min(few[0].genotype["AD"]) >= 15
+    assert few[0].genotype["DP"] <= 60
+    assert few[0].info["DP"] == full[0].info["DP"] == 200
