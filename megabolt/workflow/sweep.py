@@ -99,16 +99,16 @@ def sweep(
     bins = _Sweep(store, calling, targets, clock)
     total = np.zeros(len(COUNTS), np.int64)
     order = range(store.layout.n_bins + 1)
-    ahead = _bins_ahead(store, memory, threads)
+    n_sorted, n_called = _bins_in_memory(store, memory, threads)
     pending: deque[_BinWork] = deque()
     n_done = 0
-    with worker_pool(threads) as pool, closing(in_order(pool, bins.sort, order, ahead)) as blocks:  # type: ignore[type-var]
+    with worker_pool(threads) as pool, closing(in_order(pool, bins.sort, order, n_sorted)) as blocks:  # type: ignore[type-var]
         for k, block in enumerate(blocks):
             pending.append(bins.start(pool, k, block))
             if writer is not None:
                 with clock.work("write BAM"):
                     writer.write(block.own())
-            while pending and (len(pending) > ahead or k == len(order) - 1):
+            while pending and (len(pending) > n_called or k == len(order) - 1):
                 total += bins.finish(pending.popleft())
                 n_done += 1
                 if say is not None:
@@ -151,15 +151,16 @@ def _call_records(records: RecordBlock, chunk: Chunk, calling: Calling, clock: C
         )
 
 
-def _bins_ahead(store: BinStore, memory: int, threads: int) -> int:
-    """Sorted bins besides the one in hand: enough for the threads, as far as memory allows; at least one.
+def _bins_in_memory(store: BinStore, memory: int, threads: int) -> tuple[int, int]:
+    """How many sorted bins may wait for the writer, and how many for the caller; at least one of each.
 
-    A sorted block takes as much again as its bin, which is given back when the block is complete; a bin is in
-    the hands of the sorter, the caller or the writer, so twice `ahead` blocks may exist.
+    Calling a bin takes ten times as long as sorting it. A sorted block takes as much again as its bin, which
+    is given back when the block is complete.
     """
     largest = max(store.block_bytes(k) for k in range(store.layout.n_bins + 1))
-    spare = max(0, memory - store.used)
-    return max(1, min(threads + 1, spare // (2 * max(1, largest))))
+    fitting = max(0, memory - store.used) // max(1, largest)
+    n_sorted = min(1 + threads // 3, max(1, fitting // 4))
+    return n_sorted, max(1, min(threads + 1, fitting - n_sorted - 1))
 
 
 class _Sweep:
