@@ -129,7 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     program = f"megabolt {name}".strip()
     try:
         with _Signals():
-            return _dispatch(arguments)
+            status = _dispatch(arguments)
+            sys.stdout.flush()  # here, so that a full disk or a closed pipe is met inside the try
+            return status
     except MegaboltError as error:
         return _report(program, error, "--debug" in arguments)
     except KeyboardInterrupt:
@@ -139,10 +141,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{program}: terminated", file=sys.stderr)
         return 143
     except BrokenPipeError:
-        # Python flushes stdout when it leaves; without this the second failure would be printed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 141
     except (OSError, MemoryError) as error:
+        _give_up_stdout()
         return _report(program, _environment_error(error), "--debug" in arguments)
     except Exception as error:
         bug = InternalError(
@@ -152,6 +154,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         bug.__cause__ = error
         return _report(program, bug, "--debug" in arguments)
+
+
+def _give_up_stdout() -> None:
+    """If stdout cannot be written, drop what it holds: Python flushes when it leaves and would complain again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -193,9 +203,7 @@ def _dispatch(arguments: list[str]) -> int:
         return int(leave.code or 0)
     _start_log(options)
     guardian.start_watching()
-    status = module.main(options)
-    sys.stdout.flush()  # here, so that a full disk or a closed pipe is met inside main()
-    return int(status)
+    return int(module.main(options))
 
 
 def _add_message_options(parser: argparse.ArgumentParser) -> None:

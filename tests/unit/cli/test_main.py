@@ -156,7 +156,7 @@ def test_every_exit_code_of_errors_is_distinct_where_it_must_be() -> None:
 
 
 def test_closed_pipe_is_quiet() -> None:
-    command = f"{sys.executable} -m megabolt --help"
+    command = f"env -u PYTHONUNBUFFERED {sys.executable} -m megabolt --help"
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command} | true"], capture_output=True, text=True, check=False
     )
@@ -168,7 +168,7 @@ def test_full_disk_under_stdout_is_an_error() -> None:
         pytest.skip("no /dev/full on this system")
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "megabolt", "doctor"],
+            ["env", "-u", "PYTHONUNBUFFERED", sys.executable, "-m", "megabolt", "doctor"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
