@@ -346,3 +346,12 @@ def test_a_cigar_that_does_not_fit_is_our_bug() -> None:
     read = Read("n", "ACGT", [30] * 4, Place(0, 100, [(5, "M")]))
     with pytest.raises(InternalError, match="read pair 1, mate 1"):
         build([(read, read)], genome)
+
+
+def test_an_empty_read_is_a_record_without_bases(tmp_path: Path) -> None:
+    genome = make_genome(np.random.default_rng(1))
+    mate = Read("a", genome[0][1000:1010], [30] * 10, Place(0, 1000, [(10, "M")]))
+    records = decode(build([(Read("a", "", [], None), mate)], genome), tmp_path)
+    assert records[0].query_sequence is None
+    assert (records[0].flag, records[0].reference_start) == (0x1 | 0x4 | 0x40, 1000)
+    assert records[1].query_sequence == mate.bases
