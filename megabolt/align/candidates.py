@@ -210,7 +210,7 @@ def _overlaps_resolved(s: Any, mate: Any, x: Any) -> Any:
 def resolve_rarest(c: Any, s: Any, mate: Any, length: Any, lists: Any, enough: Any, stamp: Any) -> None:
     """Second round: read masked lists disjoint from the resolved ones, rarest first, until the bound will do."""
     for _ in range(SECOND_ROUND_SEEDS):
-        rarest = NONE
+        rarest: Any = NONE
         for x in range(s.n[mate]):
             if s.state[mate, x] == MASKED and s.count[mate, x] <= SECOND_LIST:
                 if rarest < 0 or s.count[mate, x] < s.count[mate, rarest]:
@@ -226,7 +226,7 @@ def resolve_rarest(c: Any, s: Any, mate: Any, length: Any, lists: Any, enough: A
 @callee
 def _rarest_masked(s: Any, mate: Any, shortest: Any, longest: Any) -> Any:
     """The masked seed with the shortest list in [shortest, longest], -1 if there is none."""
-    rarest = NONE
+    rarest: Any = NONE
     for x in range(s.n[mate]):
         if s.state[mate, x] == MASKED and shortest <= s.count[mate, x] <= longest:
             if rarest < 0 or s.count[mate, x] < s.count[mate, rarest]:

@@ -16,8 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-#: Modules whose `@inline` functions are used by kernels in other files.
-SHARED_CALLEES = ("compute/jit.py", "compute/bits.py", "compute/simd.py", "align/packed.py", "align/verify.py", "align/candidates.py", "align/choose.py")
+#: Modules whose functions, types or constants are compiled into kernels of other files.
+SHARED_CALLEES = (
+    "compute/jit.py",
+    "compute/bits.py",
+    "compute/simd.py",
+    "align/packed.py",
+    "align/verify.py",
+    "align/candidates.py",
+    "align/choose.py",
+    "align/alignments.py",
+)
 
 
 def cache_folder() -> Path:
