@@ -68,13 +68,17 @@ def add_fastq(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_resources(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("resources")
-    group.add_argument(
+def add_threads(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
         "--threads",
         metavar="N",
         help=f"processors to use (default: those this process may use, {allowed_threads()})",
     )
+
+
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("resources")
+    add_threads(group)
     group.add_argument(
         "--memory", metavar="8G", help="memory to stay within (default: three quarters of what is allowed)"
     )
@@ -132,14 +136,20 @@ def memory_of(args: argparse.Namespace) -> int:
     return default_memory() if args.memory is None else parse_memory(args.memory)
 
 
-def announce_kernels() -> None:
-    """Say so if the kernels have yet to be compiled: it takes minutes, and nothing else would be said
-    meanwhile."""
-    from megabolt.compute.jit import cache_folder
+def prepare_kernels(threads: int) -> None:
+    """Compile the kernels if this machine has not done so yet: it takes a minute or two, and is said."""
+    from megabolt.compute.warmup import is_warm, warm_up
 
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or cache_folder())
-    if not folder.is_dir() or not any(folder.rglob("*.nbc")):
-        log.info("compiling kernels for this machine, once: some minutes (megabolt warmup does only this)")
+    if not is_warm():
+        log.info("compiling kernels for this machine, once: a minute or two")
+        warm_up(threads)
+
+
+def check_consent(args: argparse.Namespace, subject: str, purpose: str) -> None:
+    """Refuse at once what would be refused when the data are opened."""
+    from megabolt.privacy.consent import check
+
+    check(subject, purpose, open_data=args.open_data, audit_log=args.audit_log)
 
 
 def check_readable(path: Path, what: str) -> None:

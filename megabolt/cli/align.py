@@ -20,6 +20,7 @@ import argparse
 from pathlib import Path
 
 from megabolt.cli import _options
+from megabolt.privacy.consent import ALIGNMENT
 from megabolt.workflow.read_groups import read_groups
 from megabolt.workflow.sheet import check_name
 
@@ -41,12 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     check_name(args.sample, "--sample")
+    _options.check_consent(args, args.sample, ALIGNMENT)
     groups = read_groups(args.sample, args.read_group, len(args.fastq_1))
     threads, memory = _options.threads_of(args), _options.memory_of(args)
     _options.check_readable(args.reference, "reference")
     _options.check_pairs(args.fastq_1, args.fastq_2)
     _options.check_output(args.output, (".bam", ".cram"))
-    _options.announce_kernels()
+    _options.prepare_kernels(threads)
     from megabolt.workflow.germline import run_align
 
     run_align(

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from megabolt.cli import _options
 from megabolt.errors import UsageError
+from megabolt.privacy.consent import GERMLINE_CALLING
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    _options.check_consent(args, args.bam.stem, GERMLINE_CALLING)
     threads, memory = _options.threads_of(args), _options.memory_of(args)
     if args.gvcf is not None and args.gvcf.absolute() == args.output.absolute():
         raise UsageError(f"{args.output}: both -o and --gvcf name this file", "Give them two names.")
@@ -53,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     _options.check_output(args.output, (".vcf.gz",))
     if args.gvcf is not None:
         _options.check_output(args.gvcf, (".vcf.gz",))
-    _options.announce_kernels()
+    _options.prepare_kernels(threads)
     backend = _options.backend_of(args)
     from megabolt.workflow.germline import run_call
 

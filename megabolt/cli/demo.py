@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     threads, memory = _options.threads_of(args), _options.memory_of(args)
     _options.check_folder(args.outdir)
-    _options.announce_kernels()
+    _options.prepare_kernels(threads)
     _fresh(args.outdir)
     started = time.perf_counter()
     data = args.outdir / "data"

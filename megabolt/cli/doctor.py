@@ -102,7 +102,7 @@ def _backends() -> list[tuple[str, str]]:
 
 
 def _folders() -> list[tuple[str, str]]:
-    from megabolt.cli.warmup import kernel_cache
+    from megabolt.compute.warmup import kernel_cache
     from megabolt.privacy.audit import default_log
 
     folder = kernel_cache()

@@ -23,6 +23,7 @@ import argparse
 from pathlib import Path
 
 from megabolt.cli import _options
+from megabolt.privacy.consent import GERMLINE_CALLING
 from megabolt.workflow.read_groups import read_groups
 from megabolt.workflow.sheet import check_name
 
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     check_name(args.sample, "--sample")
+    _options.check_consent(args, args.sample, GERMLINE_CALLING)
     groups = read_groups(args.sample, args.read_group, len(args.fastq_1))
     threads, memory = _options.threads_of(args), _options.memory_of(args)
     _options.check_readable(args.reference, "reference")
@@ -50,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     if args.targets is not None:
         _options.check_readable(args.targets, "BED of targets")
     _options.check_folder(args.outdir)
-    _options.announce_kernels()
+    _options.prepare_kernels(threads)
     backend = _options.backend_of(args)
     from megabolt.workflow.germline import run_germline
 

@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     config = configuration(args)
-    _options.announce_kernels()
+    if not args.dry_run:
+        _options.prepare_kernels(_options.threads_of(args))
     from megabolt.workflow.run import run_workflow
 
     summary = run_workflow(config, args.outdir, dry_run=args.dry_run)

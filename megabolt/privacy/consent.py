@@ -106,6 +106,22 @@ class Permit:
 _issued: WeakKeyDictionary[Permit, tuple[tuple[str, ...], Path]] = WeakKeyDictionary()
 
 
+#: Purposes that permits are asked for.
+ALIGNMENT = "alignment"
+GERMLINE_CALLING = "germline variant calling"
+
+
+def check(subject: str, purpose: str, *, open_data: str | None, audit_log: Path | None = None) -> None:
+    """Raise what `authorize` would raise for want of a declaration, and write the refusal down; permits nothing."""
+    refusal = _reason_to_refuse(subject, purpose, open_data)
+    if refusal:
+        audit.append(
+            _log_or_default(audit_log),
+            {"action": "refuse", "subject": subject, "purpose": purpose, "why": refusal, "account": _account()},
+        )
+        raise ConsentRefused(f"{refusal} Nothing was opened.", WHAT_TO_TYPE)
+
+
 def authorize(subject: str, purpose: str, *, open_data: str | None, audit_log: Path | None = None) -> Permit:
     """Decide whether a subject's data may be used for a purpose, and write the decision down.
 
@@ -129,15 +145,8 @@ def authorize(subject: str, purpose: str, *, open_data: str | None, audit_log: P
     ConsentRefused
         No declaration, an empty one, or the audit log cannot be written. The message says what to type.
     """
-    log = audit_log if audit_log is not None else audit.default_log()
-    account = _account()
-    refusal = _reason_to_refuse(subject, purpose, open_data)
-    if refusal:
-        audit.append(
-            log,
-            {"action": "refuse", "subject": subject, "purpose": purpose, "why": refusal, "account": account},
-        )
-        raise ConsentRefused(f"{refusal} Nothing was opened.", WHAT_TO_TYPE)
+    check(subject, purpose, open_data=open_data, audit_log=audit_log)
+    log, account = _log_or_default(audit_log), _account()
     permit: Permit = object.__new__(Permit)
     values = (
         subject,
@@ -190,6 +199,10 @@ def _forged() -> NoReturn:
         "a permit can only be made by megabolt.privacy.consent.authorize(), once for each process",
         "Call authorize() with the subject, the purpose and the declaration.",
     )
+
+
+def _log_or_default(audit_log: Path | None) -> Path:
+    return audit_log if audit_log is not None else audit.default_log()
 
 
 def _account() -> str:

@@ -29,7 +29,7 @@ from megabolt.compute.backend import Backend
 from megabolt.errors import InputFormatError, OutputError, ResourceError
 from megabolt.formats.bam import BamHeader, BamReader, BamWriter, CramReader, check_contigs, open_reads
 from megabolt.formats.bed import read_bed
-from megabolt.privacy.consent import Permit, authorize
+from megabolt.privacy.consent import ALIGNMENT, GERMLINE_CALLING, Permit, authorize
 from megabolt.reads.bins import BinStore
 from megabolt.workflow.align_job import Aligner, FastqInput, align_reads
 from megabolt.workflow.call_job import CallSink, VcfStream
@@ -114,7 +114,7 @@ def run_germline(
         sample=sample,
         threads=threads,
         memory=memory,
-        permit=authorize(sample, "germline variant calling", open_data=open_data, audit_log=audit_log),
+        permit=authorize(sample, GERMLINE_CALLING, open_data=open_data, audit_log=audit_log),
         say=say or log.info,
     )
     job.open(targets)
@@ -155,7 +155,7 @@ def run_align(
         sample=sample,
         threads=threads,
         memory=memory,
-        permit=authorize(sample, "alignment", open_data=open_data, audit_log=audit_log),
+        permit=authorize(sample, ALIGNMENT, open_data=open_data, audit_log=audit_log),
         say=say or log.info,
     )
     job.open(None)
@@ -201,13 +201,13 @@ def run_call(
         sample=bam.stem,
         threads=threads,
         memory=memory,
-        permit=authorize(bam.stem, "germline variant calling", open_data=open_data, audit_log=audit_log),
+        permit=authorize(bam.stem, GERMLINE_CALLING, open_data=open_data, audit_log=audit_log),
         say=say or log.info,
     )
     job.open(targets)
     options = CallOptions(targets=job.call_targets, backend=backend)
     with ExitStack() as stack:
-        reader: BamReader | CramReader = open_reads(bam, job.permit)
+        reader: BamReader | CramReader = open_reads(bam, job.permit, reference=reference)
         stack.callback(reader.close)
         check_contigs(reader.header, job.index.contigs, bam)
         job.sample = sample_of(reader.header, bam)

@@ -47,7 +47,9 @@ else:
 
 #: `megabolt run` with the stand-in put first on the jobs' PATH.
 LAUNCH = """
-import sys
+import signal, sys
+# A shell that runs the tests in the background has its children ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from megabolt.workflow import run
 ours = run._environment
 def environment():

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from megabolt.cli import warmup
 from megabolt.cli.main import main
+from megabolt.compute import warmup
 from megabolt.compute.backend import Backend
 
 

@@ -222,6 +222,14 @@ def test_the_two_halves_give_the_same(sample: Sample, results: dict[int, Path], 
     assert vcf_text(tmp_path / "d.vcf.gz") == vcf_text(results[1] / "s.vcf.gz")
 
 
+def test_cram_in_the_middle_gives_the_same_calls(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
+    cram = tmp_path / "s.cram"
+    run_align(**arguments(sample, output=cram))
+    common = {"reference": sample.reference, "threads": 2, "memory": MEMORY, "open_data": OPEN}
+    run_call(bam=cram, output=tmp_path / "c.vcf.gz", **common)
+    assert vcf_text(tmp_path / "c.vcf.gz") == vcf_text(results[1] / "s.vcf.gz")
+
+
 def test_targets_choose_calls_and_depth(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
     bed = tmp_path / "t.bed"
     bed.write_text(f"big\t{BIN_BASES - 3000}\t{BIN_BASES + 3000}\nsmall\t5000\t9000\n")
