@@ -314,7 +314,7 @@ def search_windows(
 def _penalty_with_gap_of_key(c: Any, tables: Any, reads: Any, r: Any, key: Any, ungapped: Any) -> Any:
     words = reads.reverse if key & 1 else reads.forward
     classes = reads.class_reverse if key & 1 else reads.class_forward
-    penalty, _shift = penalty_with_gap(
+    return penalty_with_gap(
         tables.reference,
         key >> 1,
         words,
@@ -326,7 +326,6 @@ def _penalty_with_gap_of_key(c: Any, tables: Any, reads: Any, r: Any, key: Any, 
         c.marks[0],
         c.marks[1],
     )
-    return penalty
 
 
 @callee

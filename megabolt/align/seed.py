@@ -17,7 +17,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from megabolt.align.packed import READS_TYPE, PackedReads
-from megabolt.align.verify import INNER, SEED, code_of_ascii, lowest_bit, mix
+from megabolt.align.verify import INNER, SEED, code_of_ascii, mix
 from megabolt.compute.bits import (
     U,
     bases_at,
@@ -25,6 +25,7 @@ from megabolt.compute.bits import (
     load_u64,
     pack8,
     reverse_bases,
+    trailing_zeros,
 )
 from megabolt.compute.jit import callee, kernel
 
@@ -158,7 +159,7 @@ def pack_reads(
                 marks = equal_mask64(flags, base, np.uint8(1))
                 while marks != U(0):
                     if found < slots:
-                        reads.seeds[U(r * slots + found)] = np.int32(base + lowest_bit(marks))
+                        reads.seeds[U(r * slots + found)] = np.int32(base + trailing_zeros(marks))
                         found += 1
                     marks &= marks - U(1)
         reads.n_seeds[r] = found
@@ -197,7 +198,7 @@ def collect_reference_seeds(
         for base in range(0, n_starts, 64):
             marks = equal_mask64(flags, base, np.uint8(1))
             while marks != U(0):
-                here = position + base + lowest_bit(marks)
+                here = position + base + trailing_zeros(marks)
                 marks &= marks - U(1)
                 ahead = bases_at(reference, here) & seed_mask
                 behind = reverse_bases(~ahead) >> U(64 - 2 * SEED)

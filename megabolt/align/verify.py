@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from megabolt.compute.bits import EVEN_BITS, U, bases_at, popcount, prefetch, trailing_zeros
+from megabolt.compute.bits import EVEN_BITS, U, bases_at, popcount, prefetch
 from megabolt.compute.jit import callee, inline
 
 #: Seed length and the length of the inner words that choose seeds (closed syncmers, Edgar 2021, PeerJ 9:e10805).
@@ -208,7 +208,7 @@ def penalty_with_gap(
     here: Any,
     there: Any,
 ) -> Any:
-    """The best penalty with at most one gap of up to `longest` bases, and the shift of the read's first base.
+    """The best penalty of a read with at most one gap of up to `longest` bases.
 
     One part of the read lies on the diagonal `place`, the other `gap` bases away; the break is put where the
     mismatches of the two diagonals trade best, which is found in one walk over the marked bits. A diagonal is
@@ -216,7 +216,6 @@ def penalty_with_gap(
     reads cost four times as much). `here` and `there` are scratch (uint64 [words of a read]).
     """
     best: Any = np.int64(ungapped)
-    best_shift: Any = np.int64(0)
     n_words = (length + 31) >> 5
     mismatches_at(reference, place, words, offset, length, here)
     cost_here = penalty_of(here, classes, offset, length)
@@ -254,10 +253,8 @@ def penalty_with_gap(
                     lowest = min(lowest, left + right)
                 if left >= best:
                     break
-            if lowest + gap_cost < best:
-                best = lowest + gap_cost
-                best_shift = gap if swapped else 0
-    return best, best_shift
+            best = min(best, lowest + gap_cost)
+    return best
 
 
 @callee
@@ -275,12 +272,6 @@ def insert_penalty(length: Any, insert: Any) -> Any:
     """dB of a fragment length inside [low, high]. Flat beyond 3.6 sd: libraries have long tails."""
     z = (length - insert.mean) / insert.sd
     return min(2.1714724 * z * z, 28.0)  # 10 / ln(10) / 2
-
-
-@inline
-def lowest_bit(word: Any) -> Any:
-    """Index of the lowest set bit."""
-    return trailing_zeros(word)
 
 
 @inline
