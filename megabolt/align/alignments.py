@@ -19,6 +19,49 @@ CIGAR_LETTERS = "MIDNSHP=X"
 CIGAR_M, CIGAR_I, CIGAR_D, CIGAR_N, CIGAR_S, CIGAR_H, CIGAR_P, CIGAR_EQUAL, CIGAR_X = range(9)
 
 
+#: `ExtraAlignments.kind`: part of a split read, a record of its own (SAM flag 0x800); another place (SAM tag XA).
+SUPPLEMENTARY, ALTERNATIVE = 1, 2
+
+
+@dataclass
+class ExtraAlignments:
+    """K further alignments of some reads, in the order of `read`.
+
+    read: int64 [K], index of the read; kind: uint8 [K], SUPPLEMENTARY or ALTERNATIVE. The others as in `Alignments`,
+    for one alignment each; CIGARs cover the whole read with soft clips.
+    """
+
+    read: NDArray[np.int64]
+    kind: NDArray[np.uint8]
+    contig: NDArray[np.int32]
+    start: NDArray[np.int32]
+    reverse: NDArray[np.uint8]
+    mapq: NDArray[np.uint8]
+    score: NDArray[np.int32]
+    second_score: NDArray[np.int32]
+    cigar: NDArray[np.uint32]
+    n_cigar: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.read)
+
+    @classmethod
+    def allocate(cls, n: int) -> ExtraAlignments:
+        """Room for `n` alignments, all fields but the CIGAR words zero."""
+        return cls(
+            read=np.zeros(n, np.int64),
+            kind=np.zeros(n, np.uint8),
+            contig=np.zeros(n, np.int32),
+            start=np.zeros(n, np.int32),
+            reverse=np.zeros(n, np.uint8),
+            mapq=np.zeros(n, np.uint8),
+            score=np.zeros(n, np.int32),
+            second_score=np.zeros(n, np.int32),
+            cigar=np.empty((n, MAX_CIGAR), np.uint32),
+            n_cigar=np.zeros(n, np.int32),
+        )
+
+
 @dataclass
 class Alignments:
     """Alignments of R = 2 * n_pairs reads.
@@ -44,6 +87,13 @@ class Alignments:
         int32 [R]: operations in use, 0 where unmapped.
     proper
         uint8 [n_pairs]: 1 where both mates are mapped, face each other and lie at a believable distance.
+    trimmed
+        int32 [R]: bases at the end of the read, in the direction of sequencing, that its record leaves out; the
+        CIGAR does not cover them.
+    alt_ratio
+        float32 [R]: score over the best score on an ALT contig (tag pa of bwa), 0 where there is none.
+    extra
+        Further alignments of split and of ambiguous reads.
     """
 
     mapped: NDArray[np.uint8]
@@ -56,6 +106,9 @@ class Alignments:
     cigar: NDArray[np.uint32]
     n_cigar: NDArray[np.int32]
     proper: NDArray[np.uint8]
+    trimmed: NDArray[np.int32]
+    alt_ratio: NDArray[np.float32]
+    extra: ExtraAlignments
 
     @property
     def n_pairs(self) -> int:
@@ -77,4 +130,7 @@ class Alignments:
             cigar=np.empty((n_reads, MAX_CIGAR), np.uint32),
             n_cigar=np.zeros(n_reads, np.int32),
             proper=np.zeros(n_pairs, np.uint8),
+            trimmed=np.zeros(n_reads, np.int32),
+            alt_ratio=np.zeros(n_reads, np.float32),
+            extra=ExtraAlignments.allocate(0),
         )
