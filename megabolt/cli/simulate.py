@@ -2,7 +2,9 @@
 """Simulate a person's reads with known truth: genome, variants, FASTQ pairs.
 
 Three ways to begin:
-  --genome-size N       make a random genome with realistic repeats (the default, 1 Mb), plant variants;
+  --genome-size N       make a random genome with realistic repeats (the default, 1 Mb), plant variants; with
+                        --hard one that tests mapping: young repeats, exact and near-exact segmental
+                        duplications, alpha satellite, and their places in classes.bed;
   --reference REF.fa    plant variants into a given reference, or take those of a phased VCF (--variants);
   --haplotypes H1 H2    reads only, from two given haplotypes.
 
@@ -12,8 +14,8 @@ Order of operations:
   3. two haplotypes, and reads drawn from them in turn;
   4. errors according to the base qualities, which decay along the read.
 
-Writes ref.fa (if made), truth.vcf.gz, truth.bed (all but N), R1.fastq.gz, R2.fastq.gz and simulation.json. A
-read's name says where it comes from:
+Writes ref.fa (if made), classes.bed (--hard), truth.vcf.gz, truth.bed (all but N), R1.fastq.gz, R2.fastq.gz and
+simulation.json. A read's name says where it comes from:
   sim<ordinal>_<haplotype>_<position><strand>_<position><strand>_<F or D>_<contig>
 mate 1 first, positions 1-based, D for a PCR duplicate. The same seed and options give the same files.
 
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     begin.add_argument("--genome-size", type=int, default=1_000_000, metavar="N", help="bases (default: 1000000)")
     begin.add_argument("--contigs", type=int, default=3, metavar="N", help="contigs of a made genome (default: 3)")
+    begin.add_argument("--hard", action="store_true", help="a made genome that is hard to map to")
     amount = parser.add_argument_group("how much")
     amount.add_argument("--depth", type=float, default=30.0, metavar="X", help="mean depth (default: 30)")
     amount.add_argument("--pairs", type=int, metavar="N", help="number of read pairs, instead of --depth")
@@ -83,9 +86,13 @@ def main(args: argparse.Namespace) -> int:
     _options.check_folder(args.outdir)
     from megabolt.privacy.consent import authorize
     from megabolt.simulate.genome import GenomeOptions
+    from megabolt.simulate.hard import HardGenomeOptions
     from megabolt.simulate.job import SimulationRequest, run_simulate, run_simulate_from
     from megabolt.simulate.reads import ReadOptions
 
+    if args.hard and (args.reference is not None or args.haplotypes is not None):
+        raise UsageError("--hard is for a made genome", "Leave out --reference and --haplotypes.")
+    kind = HardGenomeOptions if args.hard else GenomeOptions
     mean, sd = args.insert
     request = SimulationRequest(
         outdir=args.outdir,
@@ -96,7 +103,7 @@ def main(args: argparse.Namespace) -> int:
         reference=args.reference,
         phased=args.variants,
         haplotypes=tuple(args.haplotypes) if args.haplotypes else None,
-        genome=GenomeOptions(size=args.genome_size, n_contigs=args.contigs),
+        genome=kind(size=args.genome_size, n_contigs=args.contigs),
         reads=ReadOptions(
             length=args.read_length,
             insert_mean=mean,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from megabolt.formats.output import atomic_output
 from megabolt.privacy.consent import Permit
 from megabolt.simulate.genome import SimulatedGenome
 from megabolt.simulate.haplotypes import Contig, PhasedVariant
+from megabolt.simulate.hard import CLASS_NAMES
 
 _LINE = 60  # bases a line in FASTA
 _GZIP = 31  # window bits that make zlib write a gzip header
@@ -38,6 +40,17 @@ def write_genome(path: Path, genome: SimulatedGenome) -> None:
             file.write(f">{name}\n".encode())
             file.writelines(text[i : i + _LINE] + b"\n" for i in range(0, len(text), _LINE))
     pysam.faidx(str(path))
+
+
+def write_classes(path: Path, genome: SimulatedGenome) -> None:
+    """BED of the class of each stretch (column 4), all bases covered; stretches of N have no line."""
+    with atomic_output(path) as temporary, open(temporary, "w", encoding="ascii") as file:
+        for name, codes, classes in zip(genome.names, genome.sequences, genome.classes):
+            label = np.where(codes == N, len(CLASS_NAMES), classes)
+            edges = np.flatnonzero(np.diff(label, prepend=-1, append=-1)).tolist()
+            for start, stop in pairwise(edges):
+                if label[start] < len(CLASS_NAMES):
+                    file.write(f"{name}\t{start}\t{stop}\t{CLASS_NAMES[label[start]]}\n")
 
 
 def write_called_regions(path: Path, contigs: Sequence[Contig]) -> None:

@@ -86,23 +86,27 @@ class GenomeOptions:
 
 @dataclass(frozen=True)
 class SimulatedGenome:
-    """Contigs of a genome: base codes (uint8) and soft mask (bool: lower case in FASTA), one array each."""
+    """Contigs of a genome: base codes (uint8) and soft mask (bool: lower case in FASTA), one array each.
+
+    `classes` (uint8, see `hard.CLASS_NAMES`) is empty unless the genome was made with a map of its repeats.
+    """
 
     names: tuple[str, ...]
     sequences: tuple[Codes, ...]
     masks: tuple[NDArray[np.bool_], ...]
+    classes: tuple[NDArray[np.uint8], ...] = ()
 
 
 def make_genome(options: GenomeOptions, seed: int) -> SimulatedGenome:
     """The genome of a seed."""
     rng = np.random.default_rng([seed, 1])
-    genome = _background(options.size, rng)
+    genome = background(options.size, rng)
     mask = np.zeros(options.size, np.bool_)
     for family in options.families:
         _scatter_family(genome, mask, family, rng)
     _duplicate_segments(genome, options, rng)
     _scatter_tandem_repeats(genome, mask, options.tandem_spacing, rng)
-    bounds = _contig_bounds(options)
+    bounds = contig_bounds(options.size, options.n_contigs)
     for start, stop in pairwise(bounds):
         _place_gaps(genome, start, stop, options.n_share, rng)
     mask[genome == N] = False
@@ -129,7 +133,7 @@ def mutate(sequence: Codes, substitution: float, indel: float, rng: np.random.Ge
         pieces.append(copy[done:place])
         length = int(rng.geometric(0.4))
         if rng.random() < 0.5:
-            pieces.append(_random_bases(length, rng))
+            pieces.append(random_bases(length, rng))
             done = place
         else:
             done = place + length
@@ -137,19 +141,20 @@ def mutate(sequence: Codes, substitution: float, indel: float, rng: np.random.Ge
     return np.concatenate(pieces)
 
 
-def _background(size: int, rng: np.random.Generator) -> Codes:
+def background(size: int, rng: np.random.Generator) -> Codes:
+    """Sequence without repeats: neighbour-dependent, few CG, GC drifting along it."""
     out = np.empty(size, np.uint8)
     drift = (rng.random(size // ISOCHORE + 1) - 0.5) * 0.4
     step = 1 << 22  # random numbers at a time: bounds the memory
     previous = 0
     for start in range(0, size, step):
         part = out[start : start + step]
-        previous = fill_background(part, rng.random(len(part)), start, drift, TRANSITIONS, previous)
+        previous = fillbackground(part, rng.random(len(part)), start, drift, TRANSITIONS, previous)
     return out
 
 
 @kernel("int64(uint8[::1], float64[::1], int64, float64[::1], float64[:, ::1], int64)")
-def fill_background(
+def fillbackground(
     out: Codes,
     uniform: NDArray[np.float64],
     offset: int,
@@ -170,7 +175,8 @@ def fill_background(
     return previous
 
 
-def _random_bases(length: int, rng: np.random.Generator) -> Codes:
+def random_bases(length: int, rng: np.random.Generator) -> Codes:
+    """Bases drawn evenly."""
     return rng.integers(0, 4, length).astype(np.uint8)
 
 
@@ -187,7 +193,7 @@ def _paste(genome: Codes, mask: NDArray[np.bool_] | None, copy: Codes, rng: np.r
 
 
 def _scatter_family(genome: Codes, mask: NDArray[np.bool_], family: RepeatFamily, rng: np.random.Generator) -> None:
-    ancestor = _background(family.length, rng)
+    ancestor = background(family.length, rng)
     consensus = [mutate(ancestor, 0.05, 0.002, rng) for _ in range(family.n_subfamilies)]
     covered = 0
     while covered < family.share * len(genome):
@@ -209,7 +215,7 @@ def _duplicate_segments(genome: Codes, options: GenomeOptions, rng: np.random.Ge
         covered += _paste(genome, None, mutate(genome[start : start + length], age, 2e-4, rng), rng)
 
 
-def _tandem_repeat(rng: np.random.Generator) -> Codes:
+def tandem_repeat(rng: np.random.Generator) -> Codes:
     """A homopolymer (mostly A/T), a dinucleotide or a longer unit, of realistic length; some interrupted."""
     kind = rng.random()
     if kind < 0.45:
@@ -219,7 +225,7 @@ def _tandem_repeat(rng: np.random.Generator) -> Codes:
         unit = np.array([(0, 1), (0, 3), (0, 2)][int(rng.choice(3, p=[0.55, 0.25, 0.2]))], np.uint8)
         copies = min(4 + int(rng.geometric(0.12)), 32)
     else:
-        unit = _random_bases(int(rng.integers(3, 7)), rng)
+        unit = random_bases(int(rng.integers(3, 7)), rng)
         copies = min(3 + int(rng.geometric(0.22)), 24)
     repeat = np.tile(unit, copies)
     if rng.random() < 0.2:
@@ -230,15 +236,15 @@ def _tandem_repeat(rng: np.random.Generator) -> Codes:
 
 def _scatter_tandem_repeats(genome: Codes, mask: NDArray[np.bool_], spacing: int, rng: np.random.Generator) -> None:
     for _ in range(len(genome) // spacing):
-        _paste(genome, mask, _tandem_repeat(rng), rng)
+        _paste(genome, mask, tandem_repeat(rng), rng)
 
 
-def _contig_bounds(options: GenomeOptions) -> list[int]:
+def contig_bounds(size: int, n_contigs: int) -> list[int]:
     """Contig ends: like chromosomes, each shorter than the one before."""
-    weight = 1.0 / np.sqrt(np.arange(1, options.n_contigs + 1))
-    spare = options.size - 1000 * options.n_contigs
+    weight = 1.0 / np.sqrt(np.arange(1, n_contigs + 1))
+    spare = size - 1000 * n_contigs
     lengths = 1000 + (spare * weight / weight.sum()).astype(np.int64)
-    lengths[0] += options.size - int(lengths.sum())
+    lengths[0] += size - int(lengths.sum())
     return [0, *np.cumsum(lengths).tolist()]
 
 

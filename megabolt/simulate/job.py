@@ -19,6 +19,7 @@ from megabolt.privacy.consent import Permit, authorize
 from megabolt.simulate import files
 from megabolt.simulate.genome import GenomeOptions, make_genome
 from megabolt.simulate.haplotypes import Contig, PhasedVariant, diploid_source
+from megabolt.simulate.hard import HardGenomeOptions, make_hard_genome
 from megabolt.simulate.reads import ReadOptions, Source, plain_source, simulate_reads
 from megabolt.simulate.variants import VariantOptions, plant_variants
 
@@ -53,7 +54,7 @@ class SimulationRequest:
     reference: Path | None = None
     phased: Path | None = None
     haplotypes: tuple[Path, Path] | None = None
-    genome: GenomeOptions = field(default_factory=GenomeOptions)
+    genome: GenomeOptions | HardGenomeOptions = field(default_factory=GenomeOptions)
     variants: VariantOptions = field(default_factory=VariantOptions)
     reads: ReadOptions = field(default_factory=ReadOptions)
 
@@ -148,7 +149,12 @@ def _read_haplotype(path: Path, permit: Permit) -> Sequence[Contig]:
 def _reference(request: SimulationRequest, paths: dict[str, Path]) -> list[Contig]:
     if request.reference is not None:
         return _contigs_of(request.reference)
-    genome = make_genome(request.genome, request.seed)
+    if isinstance(request.genome, HardGenomeOptions):
+        genome = make_hard_genome(request.genome, request.seed)
+        paths["classes"] = request.outdir / "classes.bed"
+        files.write_classes(paths["classes"], genome)
+    else:
+        genome = make_genome(request.genome, request.seed)
     paths["reference"] = request.outdir / "ref.fa"
     files.write_genome(paths["reference"], genome)
     return list(zip(genome.names, genome.sequences))
