@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Callees of tier 2: the choice among a pair's candidates, and how sure it is.
 
-In: candidates sorted by key. Out: a row of placements. Next: `align/extend.py`.
+In: `Found` places. Out: a row of placements. Next: `align/extend.py`.
 
 MAPQ is the posterior over the pairs of places, with three caps whose error probabilities add: unseen places, a
 high penalty, and a mate placed alone or apart. Constants are those fitted in the mapping study; dB throughout.
@@ -10,14 +10,15 @@ high penalty, and a mate placed alone or apart. Constants are those fitted in th
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from megabolt.align.candidates import FAR, MASKED, ONE, ZERO
-from megabolt.align.verify import insert_length, insert_penalty, mix
+from megabolt.align.table import SEED, mix
+from megabolt.align.verify import insert_length, insert_penalty
 from megabolt.compute.bits import U
-from megabolt.compute.jit import callee
+from megabolt.compute.jit import callee, inline
 
 #: Columns of a placement: for each mate the place (or -1), the strand, MAPQ, penalty and the penalty of the best
 #: rival place (NO_RIVAL if none is known); then how the pair was placed.
@@ -25,18 +26,29 @@ PLACE, STRAND, MAPQ, PENALTY, RIVAL = range(5)
 MATE_COLUMNS = 5
 STATUS, N_COLUMNS = 10, 11
 NO_RIVAL = FAR
-UNPLACED, FAST, CONCORDANT, DISCORDANT, LONE, QUEUED = range(6)
+#: SINGLE: the read has no mate; LONE: its mate has no place.
+UNPLACED, FAST, CONCORDANT, DISCORDANT, LONE, SINGLE, QUEUED = range(7)
 
 #: Two places closer than this are one place, shifted by a gap.
 SAME_PLACE = 20
 #: dB of a pair that is not a proper one.
 DISCORDANT_PENALTY = 95.0
+#: dB of a clipped end, and of each base in it: what a random base is less likely than the one expected.
+CLIP_OPEN, CLIP_EXTEND = 30, 6
 #: Pairs of places kept for the posterior.
 MOST_PAIRS = 8192
 
 #: What the caps need to know of a pair's search: per mate the bound on unseen places, whether the search around its
 #: anchors was skipped, and the shortest list that was not read; over both the masked and all seeds.
 (BOUND1, BOUND2, SKIPPED1, SKIPPED2, RAREST1, RAREST2, N_MASKED, N_SEEDS, N_CONTEXT) = range(9)
+
+
+class Found(NamedTuple):
+    """Places worth pairing, sorted by key; first axis: mate."""
+
+    key: Any  # int64 [2, n], place << 1 | strand
+    penalty: Any  # int64, dB
+    span: Any  # int64, the part of the read that lies there: see `span_of`
 
 
 @callee
@@ -58,43 +70,72 @@ def _added(quality1: Any, quality2: Any) -> Any:
 
 
 @callee
-def sort_by_key(key: Any, penalty: Any, mate: Any, n: Any) -> None:
+def sort_by_key(found: Any, mate: Any, n: Any) -> None:
     """Shell sort: lists come as a few sorted runs, and it compiles in a tenth of the time of a library sort."""
+    key, penalty, span = found.key, found.penalty, found.span
     step = ONE
     while step < n // 3:
         step = 3 * step + 1
     while step >= 1:
         for i in range(step, n):
-            k, p = key[mate, i], penalty[mate, i]
+            k, p, x = key[mate, i], penalty[mate, i], span[mate, i]
             j = i - step
             while j >= 0 and key[mate, j] > k:
                 key[mate, j + step], penalty[mate, j + step] = key[mate, j], penalty[mate, j]
+                span[mate, j + step] = span[mate, j]
                 j -= step
-            key[mate, j + step], penalty[mate, j + step] = k, p
+            key[mate, j + step], penalty[mate, j + step], span[mate, j + step] = k, p, x
         step //= 3
 
 
+@inline
+def span_of(start: Any, stop: Any) -> Any:
+    """The bases [start, stop) of a read that an alignment covers, in the direction of sequencing, in one number."""
+    return (start << 16) | stop
+
+
 @callee
-def _lowest(penalty: Any, mate: Any, n: Any) -> Any:
+def bases_of(span: Any) -> Any:
+    """Number of bases in a span."""
+    return (span & 0xFFFF) - (span >> 16)
+
+
+@callee
+def _is_rival(found: Any, mate: Any, i: Any, x: Any) -> Any:
+    """Whether place i of a mate competes with place x: it lies elsewhere and covers the same part of the read.
+
+    The two halves of a split read cover different bases: they do not compete.
+    """
+    if abs((found.key[mate, i] >> 1) - (found.key[mate, x] >> 1)) <= SAME_PLACE:
+        return False
+    one, two = found.span[mate, i], found.span[mate, x]
+    shared = min(one & 0xFFFF, two & 0xFFFF) - max(one >> 16, two >> 16)
+    return 2 * shared >= min(bases_of(one), bases_of(two))
+
+
+@callee
+def _lowest(found: Any, mate: Any, n: Any) -> Any:
     lowest = np.int64(FAR)
     for i in range(n):
-        lowest = min(lowest, penalty[mate, i])
+        lowest = min(lowest, found.penalty[mate, i])
     return lowest
 
 
 @callee
-def _total(key: Any, penalty: Any, mate: Any, n: Any, best: Any) -> Any:
-    """Sum of the likelihoods of a mate's distinct places, relative to its best."""
+def _rivals(found: Any, mate: Any, n: Any, x: Any, best: Any) -> Any:
+    """Sum of the likelihoods of the distinct places that compete with place x, relative to a penalty `best`."""
     total = 0.0
     last, lowest = np.int64(-(1 << 40)), np.int64(FAR)
     for i in range(n):
-        place = key[mate, i] >> 1
+        if not _is_rival(found, mate, i, x):
+            continue
+        place = found.key[mate, i] >> 1
         if place - last > SAME_PLACE:
             if lowest < FAR:
                 total += 10.0 ** (-0.1 * (lowest - best))
-            lowest = penalty[mate, i]
+            lowest = found.penalty[mate, i]
         else:
-            lowest = min(lowest, penalty[mate, i])
+            lowest = min(lowest, found.penalty[mate, i])
         last = place
     if lowest < FAR:
         total += 10.0 ** (-0.1 * (lowest - best))
@@ -102,8 +143,9 @@ def _total(key: Any, penalty: Any, mate: Any, n: Any, best: Any) -> Any:
 
 
 @callee
-def _best_single(key: Any, penalty: Any, mate: Any, n: Any, name_hash: Any) -> Any:
+def _best_single(found: Any, mate: Any, n: Any, name_hash: Any) -> Any:
     """Index of the cheapest place of a mate, -1 if it has none."""
+    key, penalty = found.key, found.penalty
     best, best_lot = -1, U(0)
     for i in range(n):
         luck = lot(name_hash, key[mate, i], ZERO)
@@ -117,10 +159,10 @@ def _best_single(key: Any, penalty: Any, mate: Any, n: Any, name_hash: Any) -> A
 
 
 @callee
-def note_context(s: Any, context: Any) -> None:
-    """Enter what the seeds say about unseen places into a context."""
+def note_context(s: Any, single: Any, context: Any) -> None:
+    """Enter what the seeds say about unseen places into a context. `single`: one of the mates does not exist."""
     context[N_MASKED] = 0.0
-    context[N_SEEDS] = float(s.n[0] + s.n[1]) if s.n[0] > 0 and s.n[1] > 0 else 0.0
+    context[N_SEEDS] = float(s.n[0] + s.n[1]) if single or (s.n[0] > 0 and s.n[1] > 0) else 0.0
     for mate in range(2):
         rarest = 0
         for x in range(s.n[mate]):
@@ -156,7 +198,7 @@ def _unseen_cap(context: Any, lowest1: Any, lowest2: Any, reached: Any) -> Any:
 
 
 @callee
-def _write_mate(p: Any, mate: Any, x: Any, quality: Any, key: Any, penalty: Any, n: Any, out: Any) -> None:
+def _write_mate(p: Any, mate: Any, x: Any, quality: Any, found: Any, n: Any, length: Any, out: Any) -> None:
     """Enter the chosen place x of a mate (-1: none) with its MAPQ and its best rival."""
     column = mate * MATE_COLUMNS
     if x < 0:
@@ -165,17 +207,23 @@ def _write_mate(p: Any, mate: Any, x: Any, quality: Any, key: Any, penalty: Any,
         out[p, column + PENALTY] = NO_RIVAL
         out[p, column + RIVAL] = NO_RIVAL
         return
-    own = penalty[mate, x]
-    if own > 300:  # a read this far from its place may belong to none: fitted on reads with 5 % substitutions
-        quality = _added(quality, max(0.0, 40.0 - (own - 300) / 12.0))
-    if out[p, STATUS] != CONCORDANT and own > 100:
+    own = found.penalty[mate, x]
+    # What is clipped belongs elsewhere, and says nothing against this place but that fewer bases speak for it.
+    aligned = bases_of(found.span[mate, x])
+    differs = own - CLIP_EXTEND * (length - aligned)
+    if differs > 300:  # a read this far from its place may belong to none: fitted on reads with 5 % substitutions
+        quality = _added(quality, max(0.0, 40.0 - (differs - 300) / 12.0))
+    if aligned < 2 * SEED and aligned < length:
+        quality = min(quality, 1.5 * max(0, aligned - 20))
+    status = out[p, STATUS]
+    if status in (DISCORDANT, LONE) and differs > 100:
         quality = min(quality, 15.0)
     rival = np.int64(NO_RIVAL)
     for i in range(n):
-        if abs((key[mate, i] >> 1) - (key[mate, x] >> 1)) > SAME_PLACE:
-            rival = min(rival, penalty[mate, i])
-    out[p, column + PLACE] = key[mate, x] >> 1
-    out[p, column + STRAND] = key[mate, x] & 1
+        if _is_rival(found, mate, i, x):
+            rival = min(rival, found.penalty[mate, i])
+    out[p, column + PLACE] = found.key[mate, x] >> 1
+    out[p, column + STRAND] = found.key[mate, x] & 1
     out[p, column + MAPQ] = np.int64(min(quality, 99.0))
     out[p, column + PENALTY] = own
     out[p, column + RIVAL] = rival
@@ -183,13 +231,13 @@ def _write_mate(p: Any, mate: Any, x: Any, quality: Any, key: Any, penalty: Any,
 
 @callee
 def choose(
-    p: Any, key: Any, penalty: Any, n1: Any, n2: Any, reads: Any, insert: Any, context: Any, pairs: Any, scores: Any,
-    out: Any,
-) -> Any:  # fmt: skip
-    """Choose a pair of places for pair p among n1 and n2 candidates; fill row p of `out`. Returns its penalty."""
+    p: Any, found: Any, n1: Any, n2: Any, reads: Any, insert: Any, context: Any, pairs: Any, scores: Any, out: Any
+) -> Any:
+    """Choose a pair of places for pair p among the n1 and n2 found; fill row p of `out`. Returns its penalty."""
+    key, penalty = found.key, found.penalty
     length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
     name_hash = reads.name_hash[p]
-    lowest1, lowest2 = _lowest(penalty, ZERO, n1), _lowest(penalty, ONE, n2)
+    lowest1, lowest2 = _lowest(found, ZERO, n1), _lowest(found, ONE, n2)
     best, best_lot, bi, bj, n_pairs, j0 = 1e6, U(0), -1, -1, 0, 0
     for i in range(n1):
         k1 = key[0, i]
@@ -210,33 +258,44 @@ def choose(
                 pairs[n_pairs, 0], pairs[n_pairs, 1] = i, j
                 scores[n_pairs] = s
                 n_pairs += 1
-    apart = lowest1 + lowest2 + DISCORDANT_PENALTY if n1 > 0 and n2 > 0 else 1e6
-    total1 = _total(key, penalty, ZERO, n1, lowest1)
-    total2 = _total(key, penalty, ONE, n2, lowest2)
+    single = length1 == 0 or length2 == 0
+    apart = 1e6
+    if n1 > 0 and n2 > 0:
+        apart = lowest1 + lowest2 + DISCORDANT_PENALTY
+    elif n1 + n2 > 0:  # a mate without any place pays what an unseen place would cost it
+        apart = lowest1 + context[BOUND2] if n1 > 0 else lowest2 + context[BOUND1]
+    mass1, mass2 = 0.0, 0.0
     if bi >= 0 and best <= apart + 0.01:
         out[p, STATUS] = CONCORDANT
-        mass1, mass2 = 0.0, 0.0
         for x in range(n_pairs):
             s = scores[x] - best
             if s > 70.0:
                 continue
             likelihood = 10.0 ** (-0.1 * s)
-            if abs((key[0, pairs[x, 0]] >> 1) - (key[0, bi] >> 1)) > SAME_PLACE:
+            if _is_rival(found, ZERO, pairs[x, 0], bi):
                 mass1 += likelihood
-            if abs((key[1, pairs[x, 1]] >> 1) - (key[1, bj] >> 1)) > SAME_PLACE:
+            if _is_rival(found, ONE, pairs[x, 1], bj):
                 mass2 += likelihood
         # Either end may lie elsewhere, in a pair that is not proper.
-        mass_apart = 10.0 ** (-0.1 * (apart - best)) * total1 * total2
-        mass1 += mass_apart * max(0.0, 1.0 - 10.0 ** (-0.1 * (penalty[0, bi] - lowest1)) / total1)
-        mass2 += mass_apart * max(0.0, 1.0 - 10.0 ** (-0.1 * (penalty[1, bj] - lowest2)) / total2)
+        weight = 10.0 ** (-0.1 * (apart - best))
+        rivals1, rivals2 = _rivals(found, ZERO, n1, bi, lowest1), _rivals(found, ONE, n2, bj, lowest2)
+        own1 = 10.0 ** (-0.1 * (penalty[0, bi] - lowest1))
+        own2 = 10.0 ** (-0.1 * (penalty[1, bj] - lowest2))
+        mass1 += weight * rivals1 * (rivals2 + own2)
+        mass2 += weight * rivals2 * (rivals1 + own1)
     else:
-        out[p, STATUS] = DISCORDANT if n1 > 0 and n2 > 0 else (LONE if n1 + n2 > 0 else UNPLACED)
-        bi = _best_single(key, penalty, ZERO, n1, name_hash)
-        bj = _best_single(key, penalty, ONE, n2, name_hash)
+        out[p, STATUS] = DISCORDANT if n1 > 0 and n2 > 0 else UNPLACED
+        if n1 + n2 > 0 and out[p, STATUS] == UNPLACED:
+            out[p, STATUS] = SINGLE if single else LONE
+        bi = _best_single(found, ZERO, n1, name_hash)
+        bj = _best_single(found, ONE, n2, name_hash)
         paired = 10.0 ** (-0.1 * (best - apart)) if n_pairs > 0 else 0.0
-        mass1, mass2 = total1 - 1.0 + paired, total2 - 1.0 + paired
+        if bi >= 0:
+            mass1 = _rivals(found, ZERO, n1, bi, lowest1) + paired
+        if bj >= 0:
+            mass2 = _rivals(found, ONE, n2, bj, lowest2) + paired
     reached = min(best, apart)
     cap = _unseen_cap(context, lowest1, lowest2, reached)
-    _write_mate(p, ZERO, bi, _added(phred_of(mass1), cap), key, penalty, n1, out)
-    _write_mate(p, ONE, bj, _added(phred_of(mass2), cap), key, penalty, n2, out)
+    _write_mate(p, ZERO, bi, _added(phred_of(mass1), cap), found, n1, length1, out)
+    _write_mate(p, ONE, bj, _added(phred_of(mass2), cap), found, n2, length2, out)
     return reached

@@ -100,6 +100,8 @@ class PairAligner:
         )  # fmt: skip
         n_queued, n_entries = work.queued.tolist()
         if n_queued:
-            keys, penalties = rescore(work.queue_read[:n_entries], work.queue_key[:n_entries], reads, tables)
-            place_rescored(work.queue_pairs, keys, penalties, work.contexts, n_queued, reads, insert_size, work.placed)
+            keys, penalties, spans = rescore(work.queue_read[:n_entries], work.queue_key[:n_entries], reads, tables)
+            place_rescored(
+                work.queue_pairs, keys, penalties, spans, work.contexts, n_queued, reads, insert_size, work.placed
+            )  # fmt: skip
         return work

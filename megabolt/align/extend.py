@@ -16,8 +16,11 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from megabolt.align.alignments import CIGAR_M, CIGAR_S, MAX_CIGAR, Alignments
+from megabolt.align.alignments import CIGAR_I, CIGAR_M, CIGAR_S, MAX_CIGAR, Alignments
+from megabolt.align.candidates import ZERO
 from megabolt.align.choose import (
+    CLIP_EXTEND,
+    CLIP_OPEN,
     CONCORDANT,
     FAST,
     MAPQ,
@@ -28,9 +31,10 @@ from megabolt.align.choose import (
     RIVAL,
     STATUS,
     STRAND,
+    span_of,
 )
 from megabolt.align.packed import READS_TYPE, TABLES_TYPE, PackedReads, Tables
-from megabolt.align.verify import mismatches_at
+from megabolt.align.verify import GAP_EXTEND, GAP_OPEN, mismatches_at, weight_of_bit
 from megabolt.compute.banded_affine import AffineResult, AffineScores
 from megabolt.compute.banded_affine.numba_cpu import align_arrays
 from megabolt.compute.bits import PADDING, U
@@ -46,8 +50,6 @@ WIDE_FROM = 100
 MIN_SCORE = 30
 #: dB that one point of score stands for: a good mismatch costs 34 dB and 5 points.
 DB_PER_POINT = 6.8
-#: The same in whole dB for re-scored candidates, where most points are lost in clips and gaps.
-RESCORED_DB_PER_POINT = 6
 #: Posteriors up to this are ties of two places (3.0 dB) and written as 0; larger ones than MAX_MAPQ as MAX_MAPQ.
 TIE_MAPQ, MAX_MAPQ = 3, 60
 
@@ -143,22 +145,83 @@ def run_jobs(jobs: Jobs, band: int) -> AffineResult:
     )
 
 
+@kernel(
+    types.void(
+        _INTS, _INTS, READS_TYPE, _BYTES, _INTS, _BYTES, _INTS, _INTS32, _INTS32, _INTS32, _INTS32, _INTS32, _CIGARS,
+        _INTS32, _INTS, _INTS, _INTS
+    )
+)  # fmt: skip
+def _weigh_alignments(
+    job_read: NDArray[np.int64],
+    job_key: NDArray[np.int64],
+    reads: PackedReads,
+    query: NDArray[np.uint8],
+    query_offsets: NDArray[np.int64],
+    target: NDArray[np.uint8],
+    target_offsets: NDArray[np.int64],
+    score: NDArray[np.int32],
+    query_start: NDArray[np.int32],
+    query_stop: NDArray[np.int32],
+    target_start: NDArray[np.int32],
+    _target_stop: NDArray[np.int32],
+    cigar: NDArray[np.uint32],
+    n_cigar: NDArray[np.int32],
+    least: NDArray[np.int64],
+    penalty: NDArray[np.int64],
+    span: NDArray[np.int64],
+) -> None:
+    """dB of each alignment, in the weights of `align/verify.py` and with clips; NO_RIVAL below the least score."""
+    for x in range(len(job_read)):
+        r = job_read[x]
+        length = reads.length[r]
+        penalty[x], span[x] = NO_RIVAL, 0
+        if score[x] < least[x] or n_cigar[x] <= 0:
+            continue
+        backward = job_key[x] & 1
+        classes = reads.class_reverse if backward else reads.class_forward
+        start, stop = np.int64(query_start[x]), np.int64(query_stop[x])
+        total = 0
+        q, t = start, np.int64(target_start[x])
+        for i in range(n_cigar[x]):
+            run, operation = np.int64(cigar[x, i] >> np.uint32(4)), cigar[x, i] & np.uint32(15)
+            if operation == np.uint32(CIGAR_M):
+                for k in range(run):
+                    if query[U(query_offsets[x] + q + k)] != target[U(target_offsets[x] + t + k)]:
+                        w, bit = r * reads.words + ((q + k) >> 5), U(1) << U(((q + k) & 31) * 2)
+                        total += weight_of_bit(classes, w, ZERO, bit)
+                q += run
+                t += run
+            else:
+                total += GAP_OPEN + GAP_EXTEND * run
+                if operation == np.uint32(CIGAR_I):
+                    q += run
+                else:
+                    t += run
+        for clipped in (start, length - stop):
+            if clipped > 0:
+                total += CLIP_OPEN + CLIP_EXTEND * clipped
+        penalty[x] = total
+        span[x] = span_of(length - stop, length - start) if backward else span_of(start, stop)
+
+
 def rescore(
     job_read: NDArray[np.int64], job_key: NDArray[np.int64], reads: PackedReads, tables: Tables
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Keys and penalties (dB) of queued candidates after alignment with the wide band.
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Keys, penalties (dB) and spans (`choose.span_of`) of queued candidates after alignment with the wide band.
 
     The key is that of the alignment's first base, so that two candidates on either side of one gap become one
-    place. Penalties count clips as the alignment's choice did; NO_RIVAL where nothing worth reporting aligns.
+    place. The penalty is NO_RIVAL where nothing worth reporting aligns.
     """
     jobs = build_jobs(job_read, job_key, WIDE_BAND, reads, tables)
     result = run_jobs(jobs, WIDE_BAND)
-    length = reads.length[job_read]
-    clips = (result.query_start > 0).astype(np.int64) + (result.query_stop < length)
-    lost = length - result.score + SCORES.clip * clips
-    penalty = np.where(result.score >= _least_score(length), RESCORED_DB_PER_POINT * lost, NO_RIVAL)
+    penalty, span = np.empty(len(job_read), np.int64), np.empty(len(job_read), np.int64)
+    _weigh_alignments(
+        job_read, job_key, reads, jobs.query, jobs.query_offsets, jobs.target, jobs.target_offsets, result.score,
+        result.query_start, result.query_stop, result.target_start, result.target_stop, result.cigar, result.n_cigar,
+        _least_score(reads.length[job_read]), penalty, span,
+    )  # fmt: skip
     place = jobs.window_start + result.target_start - result.query_start
-    return (place << 1) | (job_key & 1), penalty.astype(np.int64)
+    return (place << 1) | (job_key & 1), penalty, span
 
 
 def _least_score(length: NDArray[np.int64]) -> NDArray[np.int64]:

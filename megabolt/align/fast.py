@@ -25,6 +25,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from megabolt.align.candidates import FAR, ZERO
 from megabolt.align.choose import (
     FAST,
     MAPQ,
@@ -41,19 +42,8 @@ from megabolt.align.choose import (
     phred_of,
 )
 from megabolt.align.packed import INSERT_TYPE, READS_TYPE, TABLES_TYPE, InsertSize, PackedReads, Tables
-from megabolt.align.verify import (
-    COUNT_MASK,
-    COUNT_SHIFT,
-    PLACE_MASK,
-    SEED,
-    fetch_bucket,
-    find,
-    insert_length,
-    insert_penalty,
-    lightest_in_seed,
-    penalty_of_key,
-    seed_hash,
-)
+from megabolt.align.table import COUNT_MASK, COUNT_SHIFT, PLACE_MASK, SEED, fetch_bucket, find, seed_hash
+from megabolt.align.verify import insert_length, insert_penalty, lightest_in_seed, penalty_of_key
 from megabolt.compute.bits import U, prefetch
 from megabolt.compute.jit import callee, kernel
 
@@ -126,6 +116,36 @@ def _collect(reads: Any, tables: Any, n_reads: Any, key: Any, n_key: Any, bound:
             bound[r] = sum_
 
 
+@callee
+def _place_single(p: Any, r: Any, reads: Any, tables: Any, key: Any, n: Any, bound: Any, out: Any) -> Any:
+    """Place read r, which has no mate; returns whether its seeds settle it: equation (2) for one read."""
+    best, best_lot, x = np.int64(FAR), U(0), -1
+    for z in range(n):
+        penalty = penalty_of_key(tables, reads, r, key[r, z])
+        luck = lot(reads.name_hash[p], key[r, z], ZERO)
+        if penalty < best or (penalty == best and luck > best_lot):
+            best, best_lot, x = penalty, luck, z
+    margin = float(bound - best)
+    if x < 0 or best > WORST_PENALTY or margin < MARGIN:
+        return False
+    mass, rival = 10.0 ** (-0.1 * (20.0 + 0.5 * margin)), np.int64(NO_RIVAL)
+    for z in range(n):
+        if abs((key[r, z] >> 1) - (key[r, x] >> 1)) > SAME_PLACE:
+            penalty = penalty_of_key(tables, reads, r, key[r, z])
+            rival = min(rival, penalty)
+            mass += 10.0 ** (-0.1 * (penalty - best))
+    out[p, STATUS] = FAST
+    for mate in range(2):
+        column = mate * MATE_COLUMNS
+        here = mate == (r & 1)
+        out[p, column + PLACE] = key[r, x] >> 1 if here else -1
+        out[p, column + STRAND] = key[r, x] & 1 if here else 0
+        out[p, column + MAPQ] = np.int64(phred_of(mass)) if here else 0
+        out[p, column + PENALTY] = best if here else NO_RIVAL
+        out[p, column + RIVAL] = rival if here else NO_RIVAL
+    return True
+
+
 @kernel(types.int64(READS_TYPE, TABLES_TYPE, INSERT_TYPE, types.int64, types.int64[:, ::1]))
 def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: int, out: NDArray[np.int64]) -> int:
     """Place the pairs that tier 1 can settle; the STATUS of the others becomes UNPLACED. Returns how many it settled.
@@ -142,9 +162,14 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
     for p in range(n_pairs):
         out[p, STATUS] = UNPLACED
         n1, n2 = n_key[2 * p], n_key[2 * p + 1]
+        length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
+        if length1 == 0 or length2 == 0:
+            r = 2 * p + (1 if length1 == 0 else 0)
+            if _place_single(p, r, reads, tables, key, n_key[r], bound[r], out):
+                settled += 1
+            continue
         if n1 == 0 or n2 == 0:
             continue
-        length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
         for mate in range(2):
             for z in range(n_key[2 * p + mate]):
                 penalty[mate, z] = penalty_of_key(tables, reads, 2 * p + mate, key[2 * p + mate, z])

@@ -41,6 +41,7 @@ from megabolt.align.candidates import (
 from megabolt.align.choose import (
     DISCORDANT,
     FAST,
+    LONE,
     MOST_PAIRS,
     N_CONTEXT,
     NO_RIVAL,
@@ -50,9 +51,11 @@ from megabolt.align.choose import (
     SKIPPED1,
     STATUS,
     UNPLACED,
+    Found,
     choose,
     note_context,
     sort_by_key,
+    span_of,
     unseen_margin,
 )
 from megabolt.align.packed import INSERT_TYPE, READS_TYPE, TABLES_TYPE, InsertSize, PackedReads, Tables
@@ -88,14 +91,21 @@ def _enumerate(c: Any, s: Any, p: Any, reads: Any, tables: Any, insert: Any, sta
 
 
 @callee
-def _keep(c: Any, mate: Any, best: Any, key: Any, penalty: Any) -> Any:
+def _allocate_found(n: Any) -> Any:
+    """Room for n places of each mate."""
+    return Found(np.empty((2, n), np.int64), np.empty((2, n), np.int64), np.empty((2, n), np.int64))
+
+
+@callee
+def _keep(c: Any, mate: Any, best: Any, length: Any, found: Any) -> Any:
     """Copy the candidates worth pairing, sorted by key; returns their number."""
     kept = ZERO
     for z in range(c.n[mate]):
         if c.penalty[mate, z] <= best + PRUNE:
-            key[mate, kept], penalty[mate, kept] = c.key[mate, z], c.penalty[mate, z]
+            found.key[mate, kept], found.penalty[mate, kept] = c.key[mate, z], c.penalty[mate, z]
+            found.span[mate, kept] = span_of(ZERO, length)
             kept += 1
-    sort_by_key(key, penalty, mate, kept)
+    sort_by_key(found, mate, kept)
     return kept
 
 
@@ -158,7 +168,7 @@ def place_full(
         int64 [2]: pairs and candidates on the queue (out).
     """
     c, s = allocate_candidates(), allocate_seeds()
-    key, penalty = np.empty(c.key.shape, np.int64), np.empty(c.key.shape, np.int64)
+    found = _allocate_found(c.key.shape[1])
     pairs, scores = np.empty((MOST_PAIRS, 2), np.int64), np.empty(MOST_PAIRS, np.float64)
     best, verified, rescued = np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64)
     context = np.zeros(N_CONTEXT, np.float64)
@@ -192,9 +202,10 @@ def place_full(
                         best[1 - mate] = lowest
                         verified[1 - mate] = c.n[1 - mate]
                     rescued[mate] = before
-            note_context(s, context)
-            n1, n2 = _keep(c, ZERO, best[0], key, penalty), _keep(c, ONE, best[1], key, penalty)
-            reached = choose(p, key, penalty, n1, n2, reads, insert, context, pairs, scores, out)
+            length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
+            note_context(s, length1 == 0 or length2 == 0, context)
+            n1, n2 = _keep(c, ZERO, best[0], length1, found), _keep(c, ONE, best[1], length2, found)
+            reached = choose(p, found, n1, n2, reads, insert, context, pairs, scores, out)
             everything_seen = context[RAREST1] == 0.0 and context[RAREST2] == 0.0
             if round_ == 1 or everything_seen:
                 break
@@ -205,8 +216,8 @@ def place_full(
                 resolve_rarest(c, s, mate, reads.length[2 * p + mate], tables.lists, enough, stamp)
                 bound_unseen(s, mate)
         poor = out[p, STATUS] != UNPLACED and reached > POOR_PENALTY
-        if out[p, STATUS] == DISCORDANT:
-            poor = best[0] > POOR_PENALTY or best[1] > POOR_PENALTY
+        if out[p, STATUS] == DISCORDANT or out[p, STATUS] == LONE:
+            poor = POOR_PENALTY < best[0] < FAR or POOR_PENALTY < best[1] < FAR
         if poor:
             k1 = _enqueue(c, ZERO, 2 * p, n_entries, queue_key, queue_read)
             k2 = _enqueue(c, ONE, 2 * p + 1, n_entries + k1, queue_key, queue_read)
@@ -220,20 +231,23 @@ def place_full(
     queued[0], queued[1] = n_queued, n_entries
 
 
-@kernel(types.void(_TABLE, _INTS, _INTS, _FLOATS, types.int64, READS_TYPE, INSERT_TYPE, _TABLE))
+@kernel(types.void(_TABLE, _INTS, _INTS, _INTS, _FLOATS, types.int64, READS_TYPE, INSERT_TYPE, _TABLE))
 def place_rescored(
     queue_pairs: NDArray[np.int64],
     queue_key: NDArray[np.int64],
     queue_penalty: NDArray[np.int64],
+    queue_span: NDArray[np.int64],
     contexts: NDArray[np.float64],
     n_queued: int,
     reads: PackedReads,
     insert: InsertSize,
     out: NDArray[np.int64],
 ) -> None:
-    """Place the queued pairs by the penalties that the affine kernel gave their candidates (NO_RIVAL: hopeless)."""
-    key = np.empty((2, QUEUE_PER_PAIR), np.int64)
-    penalty = np.empty((2, QUEUE_PER_PAIR), np.int64)
+    """Place the queued pairs by what the affine kernel found of their candidates.
+
+    queue_key, queue_penalty, queue_span: int64 [n], see `extend.rescore`; a penalty of NO_RIVAL is hopeless.
+    """
+    found = _allocate_found(QUEUE_PER_PAIR)
     n = np.zeros(2, np.int64)
     pairs, scores = np.empty((MOST_PAIRS, 2), np.int64), np.empty(MOST_PAIRS, np.float64)
     for q in range(n_queued):
@@ -242,8 +256,9 @@ def place_rescored(
             n[mate] = 0
             for _ in range(queue_pairs[q, 2 + mate]):
                 if queue_penalty[x] < NO_RIVAL:
-                    key[mate, n[mate]], penalty[mate, n[mate]] = queue_key[x], queue_penalty[x]
+                    found.key[mate, n[mate]], found.penalty[mate, n[mate]] = queue_key[x], queue_penalty[x]
+                    found.span[mate, n[mate]] = queue_span[x]
                     n[mate] += 1
                 x += 1
-            sort_by_key(key, penalty, mate, n[mate])
-        choose(p, key, penalty, n[0], n[1], reads, insert, contexts[q], pairs, scores, out)
+            sort_by_key(found, mate, n[mate])
+        choose(p, found, n[0], n[1], reads, insert, contexts[q], pairs, scores, out)
