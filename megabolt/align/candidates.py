@@ -10,21 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from megabolt.align.verify import (
-    COUNT_MASK,
-    COUNT_SHIFT,
-    LONG_LIST,
-    PLACE_MASK,
-    SEED,
-    fetch_bucket,
-    find,
-    insert_length,
-    lightest_in_seed,
-    penalty_at,
-    penalty_of_key,
-    penalty_with_gap,
-    seed_hash,
-)
+from megabolt.align.table import COUNT_MASK, COUNT_SHIFT, LONG_LIST, PLACE_MASK, SEED, fetch_bucket, find, seed_hash
+from megabolt.align.verify import insert_length, lightest_in_seed, penalty_at, penalty_of_key, penalty_with_gap
 from megabolt.compute.bits import EVEN_BITS, U, bases_at, popcount, prefetch
 from megabolt.compute.jit import callee
 

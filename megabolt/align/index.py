@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from megabolt.align.packed import Tables
 from megabolt.align.seed import collect_reference_seeds
-from megabolt.align.verify import (
+from megabolt.align.table import (
     BUCKET,
     COUNT_SHIFT,
     INNER,

@@ -17,7 +17,8 @@ from numba import types
 from numpy.typing import NDArray
 
 from megabolt.align.packed import READS_TYPE, PackedReads
-from megabolt.align.verify import INNER, SEED, code_of_ascii, mix
+from megabolt.align.table import INNER, SEED, mix
+from megabolt.align.verify import code_of_ascii
 from megabolt.compute.bits import (
     U,
     bases_at,

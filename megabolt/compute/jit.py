@@ -22,6 +22,7 @@ SHARED_CALLEES = (
     "compute/bits.py",
     "compute/simd.py",
     "align/packed.py",
+    "align/table.py",
     "align/verify.py",
     "align/candidates.py",
     "align/choose.py",

@@ -11,7 +11,7 @@ import pytest
 
 from megabolt.align.index import GAP, build_index, index_path, open_index
 from megabolt.align.seed import collect_reference_seeds
-from megabolt.align.verify import COUNT_MASK, COUNT_SHIFT, LONG_LIST, PLACE_MASK, find
+from megabolt.align.table import COUNT_MASK, COUNT_SHIFT, LONG_LIST, PLACE_MASK, find
 from megabolt.errors import InputFormatError
 from megabolt.formats.bases import decode
 

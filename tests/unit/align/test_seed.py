@@ -8,7 +8,7 @@ import pytest
 
 from megabolt.align.packed import PackedReads, allocate_reads
 from megabolt.align.seed import collect_reference_seeds, pack_reads
-from megabolt.align.verify import INNER, SEED
+from megabolt.align.table import INNER, SEED
 from megabolt.formats.bases import decode, encode, reverse_complement
 from megabolt.testing.batches import pair_batch
 
