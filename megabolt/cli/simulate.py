@@ -17,7 +17,8 @@ Order of operations:
 Writes ref.fa (if made), classes.bed (--hard), truth.vcf.gz, truth.bed (all but N), R1.fastq.gz, R2.fastq.gz and
 simulation.json. A read's name says where it comes from:
   sim<ordinal>_<haplotype>_<position><strand>_<position><strand>_<F or D>_<contig>
-mate 1 first, positions 1-based, D for a PCR duplicate. The same seed and options give the same files.
+mate 1 first, positions 1-based, D for a PCR duplicate. truth.bam (--truth-bam) says it base by base. The same
+seed and options give the same files, with truth.bam or without.
 
 Example:
   megabolt simulate --outdir sim --genome-size 2000000 --depth 30 --seed 7
@@ -76,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="extra wrong bases, whatever the quality says (default: 0)",
     )
     reads.add_argument("--profile", default="hiseqx", metavar="NAME", help="qualities: hiseqx (default) or novaseq")
+    parser.add_argument("--truth-bam", action="store_true", help="also write truth.bam: each read's true alignment")
     _options.add_consent(parser)
 
 
@@ -112,6 +114,7 @@ def main(args: argparse.Namespace) -> int:
             substitution=args.substitution,
             profile=args.profile,
         ),
+        truth_bam=args.truth_bam,
     )
     if request.phased is not None or request.haplotypes is not None:
         permit = authorize(args.sample, "simulate", open_data=args.open_data, audit_log=args.audit_log)

@@ -21,6 +21,7 @@ from megabolt.simulate.genome import GenomeOptions, make_genome
 from megabolt.simulate.haplotypes import Contig, PhasedVariant, diploid_source
 from megabolt.simulate.hard import HardGenomeOptions, make_hard_genome
 from megabolt.simulate.reads import ReadOptions, Source, plain_source, simulate_reads
+from megabolt.simulate.truth import reads_with_truth
 from megabolt.simulate.variants import VariantOptions, plant_variants
 
 SCHEMA_VERSION = 1
@@ -44,6 +45,8 @@ class SimulationRequest:
         Mean depth over the bases that are not N; ignored if `pairs` is given.
     pairs
         Number of read pairs.
+    truth_bam
+        Write truth.bam, the true alignment of every read.
     """
 
     outdir: Path
@@ -57,12 +60,15 @@ class SimulationRequest:
     genome: GenomeOptions | HardGenomeOptions = field(default_factory=GenomeOptions)
     variants: VariantOptions = field(default_factory=VariantOptions)
     reads: ReadOptions = field(default_factory=ReadOptions)
+    truth_bam: bool = False
 
     def __post_init__(self) -> None:
         if self.reference is not None and self.haplotypes is not None:
             raise UsageError("--reference and --haplotypes exclude each other", "Give one of them.")
         if self.phased is not None and self.reference is None:
             raise UsageError("--variants needs --reference", "Name the FASTA that the VCF belongs to.")
+        if self.truth_bam and self.haplotypes is not None:
+            raise UsageError("--truth-bam needs a reference", "Give --reference and --variants, not --haplotypes.")
         if self.seed < 0:
             raise UsageError(f"the seed {self.seed} is negative", "Give a whole number of 0 or more.")
         if self.pairs is not None and self.pairs < 1:
@@ -115,7 +121,15 @@ def run_simulate_from(request: SimulationRequest, permit: Permit) -> SimulationS
         files.write_called_regions(paths["regions"], contigs)
     n_pairs = request.pairs or pairs_for_depth(source, request.depth, request.reads.length)
     paths["mate1"], paths["mate2"] = (request.outdir / f"R{mate}.fastq.gz" for mate in (1, 2))
-    batches = simulate_reads(source, n_pairs, request.seed, request.reads)
+    if request.truth_bam:
+        paths["alignments"] = request.outdir / "truth.bam"
+        reference = paths.get("reference", request.reference)
+        assert reference is not None  # SimulationRequest refuses haplotypes with truth_bam
+        batches = reads_with_truth(
+            source, n_pairs, request.seed, request.reads, read_fasta(reference).contigs, paths["alignments"], permit
+        )
+    else:
+        batches = simulate_reads(source, n_pairs, request.seed, request.reads)
     files.write_fastq_pair(paths["mate1"], paths["mate2"], batches, permit)
     summary = SimulationSummary(paths, n_pairs, len(variants))
     _write_summary(request, summary)

@@ -180,13 +180,22 @@ def quality_tables(
 
 
 def simulate_reads(
-    source: Source, n_pairs: int, seed: int, options: ReadOptions, *, pairs_per_batch: int = 20_000
+    source: Source,
+    n_pairs: int,
+    seed: int,
+    options: ReadOptions,
+    *,
+    pairs_per_batch: int = 20_000,
+    places: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[memoryview, memoryview]]:
     """FASTQ text of mates 1 and 2, batch by batch.
 
     The views are valid until the next batch is asked for. Haplotypes take turns: pair i comes from haplotype
     i % 2 + 1 (a duplicate from that of its origin). Fragments lie inside one contig and their reads hold no N
     of the source; a genome without such a place raises `UsageError`.
+
+    `places`, if given, is int64 [2, pairs_per_batch, length] and filled with each batch: where in `source.codes`
+    the base of each cycle was read; -1 for inserted bases and adapter.
     """
     values, cumulative, p_error = quality_tables(PROFILES[options.profile])
     encoded = [name.encode() for name in source.names]
@@ -209,6 +218,8 @@ def simulate_reads(
     record = 100 + max(len(name) for name in encoded) + 2 * options.length
     out = np.empty((2, pairs_per_batch * record), np.uint8)
     size = np.zeros(2, np.int64)
+    if places is None:
+        places = np.empty((2, 0, 0), np.int64)
     for first in range(0, n_pairs, pairs_per_batch):
         n = min(pairs_per_batch, n_pairs - first)
         placed = fill_pairs(
@@ -230,6 +241,7 @@ def simulate_reads(
             p_error,
             out,
             size,
+            places,
         )
         if placed < n:
             raise UsageError(
@@ -308,7 +320,7 @@ def _reference_position(anchor: Any, anchor_reference: Any, position: Any) -> An
 @kernel(
     "int64(int64, int64, uint64, uint8[::1], int64[::1], int64, uint8[::1], int64[::1], int64[::1],"
     "int64[::1], int64, float64[::1], uint8[:, ::1], uint8[::1], float64[:, ::1], float64[::1],"
-    "uint8[:, ::1], int64[::1])"
+    "uint8[:, ::1], int64[::1], int64[:, :, ::1])"
 )
 def fill_pairs(
     first: int,
@@ -329,8 +341,12 @@ def fill_pairs(
     p_error: NDArray[np.float64],
     out: NDArray[np.uint8],
     size: NDArray[np.int64],
+    places: NDArray[np.int64],
 ) -> int:
-    """Write pairs [first, first + n) to out[mate]; returns how many found a place (n if all is well)."""
+    """Write pairs [first, first + n) to out[mate]; returns how many found a place (n if all is well).
+
+    places: see `simulate_reads`; left alone if it has no rows.
+    """
     # i: pair; t: base of the fragment as the mate reads it; c: cycle; rates: see simulate_reads
     insert_mean, insert_sd, duplicates, substitution = rates[0], rates[1], rates[2], rates[3]
     insertion, deletion = rates[4], rates[5]
@@ -431,6 +447,9 @@ def fill_pairs(
                 next_indel -= 1
                 base = np.uint8(78)
                 code = np.int64(4)
+                if places.shape[1] > 0:
+                    there = start + insert - 1 - t if reverse else start + t
+                    places[mate, i - first, c] = there if t < insert and not inserted else -1
                 if inserted:
                     code = np.int64(_draw(state) >> U(62))
                 elif t < insert:
