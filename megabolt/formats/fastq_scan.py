@@ -15,20 +15,28 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from megabolt.compute.bits import U, equal_mask64, load_u64, trailing_zeros
-from megabolt.compute.jit import inline, kernel
+from megabolt.compute.jit import callee, inline, kernel
 
 #: Columns of the field table.
-NAME_START, NAME_LENGTH, SEQUENCE_START, QUALITY_START, LENGTH = range(5)
-N_FIELDS = 5
+NAME_START, NAME_LENGTH, SEQUENCE_START, QUALITY_START, LENGTH, UMI_START, UMI_LENGTH = range(7)
+N_FIELDS = 7
+
+#: What a file holds: unpaired reads, one mate of each pair, or both mates in turn.
+UNPAIRED, MATE_1, MATE_2, IN_TURN = range(4)
+#: Where the UMI (unique molecular identifier) of a read is: nowhere, in its name, in the comment behind it.
+NO_UMI, UMI_IN_NAME, UMI_IN_COMMENT = range(3)
 
 #: Longest name SAM can hold.
 MAX_NAME = 254
 #: Longest read the aligner takes.
 MAX_READ = 500
+#: Longest UMI.
+MAX_UMI = 254
 
 #: What `parse_records` may find wrong (fault[0]); fault[1] is the record, fault[2] a detail.
 NOT_AT, NOT_PLUS, LENGTHS_DIFFER, BAD_BASE, BAD_QUALITY, TOO_LONG = range(1, 7)
-NO_NAME, LONG_NAME, BAD_NAME, OTHER_MATE = range(7, 11)
+NO_NAME, LONG_NAME, BAD_NAME, OTHER_MATE, OUT_OF_TURN, BOTH_MATES = range(7, 13)
+NONE_IN_NAME, NONE_IN_COMMENT, LONG_UMI = range(13, 16)
 
 #: ASCII -> the letter that later stages see: A C G T, N for '.' and all other IUPAC codes; 0 for no base.
 PLAIN_LETTER: NDArray[np.uint8] = np.zeros(256, np.uint8)
@@ -136,21 +144,108 @@ def find_newlines(text: Any, start: Any, stop: Any, newlines: Any, n: Any, enoug
     return n
 
 
-@kernel("int64(uint8[::1], int64, int64[::1], int64, int64, uint8[::1], int64[:, ::1], int64[::1])")
+@inline
+def _is_umi_base(letter: Any) -> Any:
+    """A C G T N."""
+    return letter == 65 or letter == 67 or letter == 71 or letter == 84 or letter == 78
+
+
+@callee
+def _joins_umis(letter: Any) -> Any:
+    """The signs between the UMIs of two ends: + - _."""
+    return letter == 43 or letter == 45 or letter == 95
+
+
+@callee
+def _is_umi(text: Any, start: Any, stop: Any) -> Any:
+    """Whether text[start:stop] is one UMI or several, joined."""
+    if start >= stop or not _is_umi_base(text[U(start)]) or not _is_umi_base(text[U(stop - 1)]):
+        return False
+    sound = True
+    for k in range(start, stop):
+        sound = sound and (_is_umi_base(text[U(k)]) or _joins_umis(text[U(k)]))
+    return sound
+
+
+@callee
+def _umi_of_name(text: Any, start: Any, stop: Any) -> Any:
+    """Start and stop of the UMI that ends the name text[start:stop]; (0, 0) if there is none.
+
+    It is all behind the last ':' if that is a UMI (a:ACGT, a:ACGT+TTGA, a:ACGT_TTGA), else all behind the last
+    '_'. An old index ('#' and what follows) is not looked at.
+    """
+    for k in range(start, stop):
+        if text[U(k)] == 35:  # '#'
+            stop = k
+            break
+    field = stop
+    while field > start and text[U(field - 1)] != 58:  # ':'
+        field -= 1
+    if field > start and _is_umi(text, field, stop):
+        return field, stop
+    lower = field
+    field = stop
+    while field > lower and text[U(field - 1)] != 95:  # '_'
+        field -= 1
+    if field > lower and _is_umi(text, field, stop):
+        return field, stop
+    return stop - stop, stop - stop
+
+
+@callee
+def _umi_of_comment(text: Any, start: Any, stop: Any) -> Any:
+    """Start and stop of the UMI in the first word of text[start:stop] that begins with RX:Z: or UMI:; else (0, 0)."""
+    word = start
+    while word < stop:
+        end = word
+        while end < stop and text[U(end)] != 32 and text[U(end)] != 9:
+            end += 1
+        value = end
+        if end - word >= 5 and text[U(word)] == 82 and text[U(word + 1)] == 88:  # "RX:Z:"
+            if text[U(word + 2)] == 58 and text[U(word + 3)] == 90 and text[U(word + 4)] == 58:
+                value = word + 5
+        elif end - word >= 4 and text[U(word)] == 85 and text[U(word + 1)] == 77:  # "UMI:", maybe ":" and qualities
+            if text[U(word + 2)] == 73 and text[U(word + 3)] == 58:
+                value = word + 4
+                for k in range(value, end):
+                    if text[U(k)] == 58:
+                        end = k
+                        break
+        if value < end:
+            if _is_umi(text, value, end):
+                return value, end
+            break
+        word = end + 1
+    return stop - stop, stop - stop
+
+
+@kernel(
+    "int64(uint8[::1], int64, int64[::1], int64, int64, int64, uint8[::1], int64[:, ::1], int64[:, ::1],"
+    " int64[::1], int64[::1])"
+)
 def parse_records(
     text: Any,
     start: Any,
     newlines: Any,
     n_records: Any,
-    mate: Any,
+    content: Any,
+    umi: Any,
     plain_letter: Any,
     fields: Any,
+    others: Any,
+    seen_mate: Any,
     fault: Any,
 ) -> Any:
     """Fill the field table of n_records records that begin at text[start]; returns how many are sound.
 
     Letters of sequences other than A C G T N are replaced in the text by what `plain_letter` says. Names end
     at the first blank and before a final /1 or /2. At the first bad record `fault` = (what, record, detail).
+
+    `content` says what the records are. MATE_1, MATE_2: record r fills row r of `fields`. IN_TURN: records 0,
+    2, 4 ... fill the rows of `fields`, records 1, 3, 5 ... those of `others`. UNPAIRED: record r fills row r
+    of `fields`, and of `others` as a mate without bases; `seen_mate`, one number, holds what the file's reads
+    have said of themselves, 0 at first. `umi` says where the UMI of mate 1, or of an unpaired read, is; columns
+    UMI_START and UMI_LENGTH are 0 for mate 2.
     """
     begin = start
     for r in range(n_records):
@@ -158,6 +253,11 @@ def parse_records(
         end_plus, end_quality = newlines[4 * r + 2], newlines[4 * r + 3]
         sequence, plus, quality = end_name + 1, end_sequence + 1, end_plus + 1
         length, n_qualities = end_sequence - sequence, end_quality - quality
+        row = r
+        mate = content
+        if content == IN_TURN:
+            row = r >> 1
+            mate = 1 + (r & 1)
         fault[1] = r
         if text[U(begin)] != 64 or end_name == begin:  # '@'
             fault[0], fault[2] = NOT_AT, text[U(begin)]
@@ -200,9 +300,18 @@ def parse_records(
             if digit == 1 or digit == 2:
                 found_mate = digit
                 name_length -= 2
-        if (found_mate == 1 or found_mate == 2) and found_mate != mate:
-            fault[0], fault[2] = OTHER_MATE, found_mate
-            return r
+        if found_mate == 1 or found_mate == 2:
+            if content == UNPAIRED:
+                if seen_mate[0] == 0:
+                    seen_mate[0] = found_mate
+                mate = seen_mate[0]
+            if found_mate != mate:
+                fault[0], fault[2] = OTHER_MATE, found_mate
+                if content == UNPAIRED:
+                    fault[0] = BOTH_MATES
+                elif content == IN_TURN:
+                    fault[0] = OUT_OF_TURN
+                return r
         if name_length == 0:
             fault[0], fault[2] = NO_NAME, 0
             return r
@@ -217,23 +326,59 @@ def parse_records(
                 fault[0], fault[2] = BAD_NAME, text[U(name + done + trailing_zeros(bad))]
                 return r
             done += 64
-        fields[r, 0] = name
-        fields[r, 1] = name_length
-        fields[r, 2] = sequence
-        fields[r, 3] = quality
-        fields[r, 4] = length
+        umi_start = np.int64(0)
+        umi_stop = np.int64(0)
+        if umi != NO_UMI and (content == UNPAIRED or mate == MATE_1):
+            if umi == UMI_IN_NAME:
+                umi_start, umi_stop = _umi_of_name(text, name, name + name_length)
+                fault[0] = NONE_IN_NAME
+            else:
+                umi_start, umi_stop = _umi_of_comment(text, after, end_name)
+                fault[0] = NONE_IN_COMMENT
+            if umi_start == umi_stop:
+                fault[2] = 0
+                return r
+            if umi_stop - umi_start > MAX_UMI:
+                fault[0], fault[2] = LONG_UMI, umi_stop - umi_start
+                return r
+        table = others if content == IN_TURN and mate == MATE_2 else fields
+        table[row, 0] = name
+        table[row, 1] = name_length
+        table[row, 2] = sequence
+        table[row, 3] = quality
+        table[row, 4] = length
+        table[row, 5] = umi_start
+        table[row, 6] = umi_stop - umi_start
+        if content == UNPAIRED:
+            others[row, 0] = name
+            others[row, 1] = name_length
+            others[row, 2] = sequence
+            others[row, 3] = quality
+            others[row, 4] = 0
+            others[row, 5] = 0
+            others[row, 6] = 0
         begin = end_quality + 1
     return n_records
 
 
-@kernel("int64(uint8[::1], int64[:, ::1], uint8[::1], int64[:, ::1])")
-def first_unequal_name(text1: Any, fields1: Any, text2: Any, fields2: Any) -> Any:
-    """The first row whose names differ, or -1."""
+@kernel("int64(uint8[::1], int64[:, ::1], uint8[::1], int64[:, ::1], int64)")
+def first_unequal_name(text1: Any, fields1: Any, text2: Any, fields2: Any, digits: Any) -> Any:
+    """The first row whose names differ, or -1.
+
+    With `digits` not 0 the names must end in .1 and .2, which are cut off: NAME_LENGTH is less by two in the
+    rows before the one returned.
+    """
     for r in range(len(fields1)):
         length = fields1[r, 1]
         if length != fields2[r, 1]:
             return r
         a, b = fields1[r, 0], fields2[r, 0]
+        if digits != 0:
+            length -= 2
+            if length < 1 or text1[U(a + length)] != 46 or text2[U(b + length)] != 46:  # '.'
+                return r
+            if text1[U(a + length + 1)] != 49 or text2[U(b + length + 1)] != 50:
+                return r
         done = np.int64(0)
         while done < length:
             differ = load_u64(text1, a + done) ^ load_u64(text2, b + done)
@@ -242,4 +387,6 @@ def first_unequal_name(text1: Any, fields1: Any, text2: Any, fields2: Any) -> An
             if differ != U(0):
                 return r
             done += 8
+        fields1[r, 1] = length
+        fields2[r, 1] = length
     return -1

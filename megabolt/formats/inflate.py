@@ -19,6 +19,9 @@ from megabolt.compute.bits import PADDING
 from megabolt.errors import InputFormatError
 from megabolt.formats.bgzf import DeflateError
 
+#: The path that stands for the standard input.
+STANDARD_INPUT = Path("-")
+
 _IGzipFile: Any = igzip.IGzipFile  # not annotated upstream
 _READ_SIZE = 1 << 20
 _FOREIGN = {
@@ -30,8 +33,15 @@ _FOREIGN = {
 }
 
 
+def name_of(path: Path) -> str:
+    """What messages call a file."""
+    return "standard input" if path == STANDARD_INPUT else str(path)
+
+
 class InputStream:
     """A plain, gzip (any number of members) or bgzip file as one stream of bytes; not thread-safe.
+
+    The path "-" is the standard input.
 
     Raises
     ------
@@ -46,7 +56,9 @@ class InputStream:
         try:
             if self.path.is_dir():
                 raise self.error("", "is a folder, not a file", "Name the file inside it.")
-            raw: Any = open(self.path, "rb", buffering=_READ_SIZE)  # noqa: SIM115 - see close()
+            is_input = self.path == STANDARD_INPUT
+            # it is not closed: the process has it from its parent
+            raw: Any = open(0 if is_input else self.path, "rb", buffering=_READ_SIZE, closefd=not is_input)  # noqa: SIM115
             self._raw = raw
             head = raw.peek(8)[:8]
         except OSError as error:
@@ -72,7 +84,8 @@ class InputStream:
 
     def read_all(self) -> NDArray[np.uint8]:
         """Everything that is left, with PADDING zero bytes behind it (they are part of the array)."""
-        size = max(1 << 16, os.path.getsize(self.path) * (4 if self.is_gzip else 1) + 1)
+        assert self._raw is not None
+        size = max(1 << 16, os.fstat(self._raw.fileno()).st_size * (4 if self.is_gzip else 1) + 1)
         data, filled = np.empty(size + PADDING, np.uint8), 0
         while True:
             n = self.readinto(data[filled : len(data) - PADDING])
@@ -98,7 +111,7 @@ class InputStream:
 
     def error(self, where: str, why: str, help: str) -> InputFormatError:
         """An error about this file."""
-        return InputFormatError(self.path, where, why, help)
+        return InputFormatError(name_of(self.path), where, why, help)
 
     def _check_kind(self, head: bytes) -> None:
         for magic, (name, tool) in _FOREIGN.items():

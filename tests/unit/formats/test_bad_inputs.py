@@ -59,7 +59,7 @@ def test_fastq_read(bad_inputs: Path, permit: Permit, tmp_path: Path, name: str)
     found = []
     for batch in read_pairs([path], [Path(copy)], permit):
         text = batch.text[0]
-        for a, n, s, q, length in batch.fields[0].tolist():
+        for a, n, s, q, length in batch.fields[0][:, :5].tolist():
             found.append(tuple(text[i : i + k].tobytes().decode() for i, k in ((a, n), (s, length), (q, length))))
     assert found == expected
 
@@ -164,7 +164,7 @@ def test_real_fastq_read_as_htslib_reads_it(shared_data: Path, permit: Permit) -
             for row in range(batch.n_pairs):
                 for mate, read in enumerate(next(expected)):
                     text = batch.text[mate]
-                    _, _, sequence, quality, length = batch.fields[mate][row].tolist()
+                    _, _, sequence, quality, length = batch.fields[mate][row, :5].tolist()
                     assert text[sequence : sequence + length].tobytes().decode() == read.sequence
                     assert text[quality : quality + length].tobytes().decode() == read.quality
             batch.release()

@@ -56,7 +56,7 @@ def write(folder: Path, text1: bytes, text2: bytes, suffix: str = "fq") -> tuple
 
 def reads_of(batch: PairBatch, mate: int) -> list[Read]:
     text, reads = batch.text[mate], []
-    for name, name_length, sequence, quality, length in batch.fields[mate].tolist():
+    for name, name_length, sequence, quality, length in batch.fields[mate][:, :5].tolist():
         parts = [(name, name_length), (sequence, length), (quality, length)]
         reads.append(tuple(text[start : start + n].tobytes().decode() for start, n in parts))
     return reads

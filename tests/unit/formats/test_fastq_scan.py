@@ -33,12 +33,20 @@ def test_newlines_stop_early() -> None:
     assert 5 <= n <= 5 + 64
 
 
-def parse(text: bytes, mate: int = 1) -> tuple[int, np.ndarray, list[int]]:
+def parse(text: bytes, content: int = scan.MATE_1, umi: int = scan.NO_UMI) -> tuple[int, np.ndarray, list[int]]:
+    """Records that are sound, the table of `fields` (of mates in turn: both tables), the fault."""
     newlines = np.empty(text.count(b"\n") + 64, np.int64)
     n = scan.find_newlines(padded(text), 0, len(text), newlines, 0, len(newlines) - 64)
-    fields, fault = np.zeros((n // 4, scan.N_FIELDS), np.int64), np.zeros(3, np.int64)
-    sound = scan.parse_records(padded(text), 0, newlines, n // 4, mate, scan.PLAIN_LETTER, fields, fault)
-    return sound, fields, fault.tolist()
+    fields, others = (np.zeros((n // 4, scan.N_FIELDS), np.int64) for _ in range(2))
+    fault, seen = np.zeros(3, np.int64), np.zeros(1, np.int64)
+    sound = scan.parse_records(
+        padded(text), 0, newlines, n // 4, content, umi, scan.PLAIN_LETTER, fields, others, seen, fault
+    )
+    return (
+        sound,
+        np.concatenate([fields, others]) if content in (scan.IN_TURN, scan.UNPAIRED) else fields,
+        fault.tolist(),
+    )
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 63, 64, 65, 127, 128, 129, 150, 255, 256, 500])
