@@ -6,7 +6,8 @@ Read r of a batch is mate r % 2 of pair r // 2, in the order of the input.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,10 @@ class ExtraAlignments:
 
     def __len__(self) -> int:
         return len(self.read)
+
+    def select(self, rows: NDArray[Any]) -> ExtraAlignments:
+        """Some of them: `rows` is an index or a mask."""
+        return ExtraAlignments(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @classmethod
     def allocate(cls, n: int) -> ExtraAlignments:

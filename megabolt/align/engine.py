@@ -4,7 +4,8 @@
 In: `PairBatch`. Out: `Alignments`. Next: `align/record.py`.
 
 1. pack and seed (`seed`), 2. place by a few seeds (`fast`), 3. place by all seeds (`full`), 4. re-score the poor
-pairs by alignment (`extend.rescore`) and choose again, 5. align what is not plain (`extend.finish`).
+pairs by alignment (`extend.rescore`) and choose again, 5. align what is not plain (`extend.finish`), 6. place what
+that left clipped (`split`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from megabolt.align.full import QUEUE_PER_PAIR, place_full, place_rescored
 from megabolt.align.index import Index
 from megabolt.align.packed import InsertSize, PackedReads, allocate_reads
 from megabolt.align.seed import pack_reads
+from megabolt.align.split import add_parts
 from megabolt.formats.fastq import PairBatch
 
 __all__ = ["InsertSize", "PairAligner"]
@@ -67,7 +69,9 @@ class PairAligner:
     def align(self, batch: PairBatch, insert_size: InsertSize) -> Alignments:
         """Alignments of the reads of a batch; the same whatever batches came before."""
         work = self._place(batch, insert_size)
-        return finish(work.placed, batch.n_pairs, work.reads, self._tables)
+        alignments = finish(work.placed, batch.n_pairs, work.reads, self._tables)
+        add_parts(alignments, work.reads, self._tables)
+        return alignments
 
     def learn_insert_size(self, batches: Sequence[PairBatch]) -> InsertSize:
         """Fragment lengths of a read group from its first batches."""

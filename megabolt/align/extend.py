@@ -11,12 +11,13 @@ match 1, mismatch 4, gap 6 + 1 a base, clip 5.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from megabolt.align.alignments import CIGAR_I, CIGAR_M, CIGAR_S, MAX_CIGAR, Alignments
+from megabolt.align.alignments import CIGAR_I, CIGAR_M, CIGAR_S, MAX_CIGAR, Alignments, ExtraAlignments
 from megabolt.align.candidates import ZERO
 from megabolt.align.choose import (
     CLIP_EXTEND,
@@ -58,9 +59,12 @@ TIE_MAPQ, MAX_MAPQ = 3, 60
 class Jobs:
     """Queries and targets for the affine kernel, see `compute.banded_affine`.
 
+    read, key: int64 [n], the read of each query and the place (place << 1 | strand) it is aligned around;
     window_start: int64 [n], place of each target's first base in the packed reference.
     """
 
+    read: NDArray[np.int64]
+    key: NDArray[np.int64]
     query: NDArray[np.uint8]
     query_offsets: NDArray[np.int64]
     target: NDArray[np.uint8]
@@ -124,6 +128,8 @@ def build_jobs(
     n = len(job_read)
     total = int(reads.length[job_read].sum())
     jobs = Jobs(
+        read=job_read,
+        key=job_key,
         query=np.empty(total + PADDING, np.uint8),
         query_offsets=np.empty(n + 1, np.int64),
         target=np.empty(total + n * 2 * band + PADDING, np.uint8),
@@ -180,8 +186,9 @@ def _weigh_alignments(
         backward = job_key[x] & 1
         classes = reads.class_reverse if backward else reads.class_forward
         start, stop = np.int64(query_start[x]), np.int64(query_stop[x])
-        total = 0
-        q, t = start, np.int64(target_start[x])
+        total: Any = 0
+        q: Any = start
+        t: Any = np.int64(target_start[x])
         for i in range(n_cigar[x]):
             run, operation = np.int64(cigar[x, i] >> np.uint32(4)), cigar[x, i] & np.uint32(15)
             if operation == np.uint32(CIGAR_M):
@@ -230,8 +237,8 @@ def _least_score(length: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @kernel(
     types.int64(
-        types.int64[:, ::1], types.int64, READS_TYPE, TABLES_TYPE, _BYTES, _INTS32, _INTS32, _INTS32, _CIGARS,
-        _INTS32, _INTS, _INTS
+        types.int64[:, ::1], types.int64, READS_TYPE, TABLES_TYPE, _INTS32, _INTS32, _INTS32, _CIGARS, _INTS32, _INTS,
+        _INTS
     )
 )  # fmt: skip
 def _finish_simple(
@@ -239,7 +246,6 @@ def _finish_simple(
     n_pairs: int,
     reads: PackedReads,
     tables: Tables,
-    mapped: NDArray[np.uint8],
     contigs: NDArray[np.int32],
     starts: NDArray[np.int32],
     score: NDArray[np.int32],
@@ -255,7 +261,7 @@ def _finish_simple(
     for r in range(2 * n_pairs):
         column = (r & 1) * MATE_COLUMNS
         place = placed[r >> 1, column + PLACE]
-        mapped[r], contigs[r], starts[r], score[r], n_cigar[r] = 0, -1, -1, 0, 0
+        contigs[r], starts[r], score[r], n_cigar[r] = -1, -1, 0, 0
         if place < 0:
             continue
         strand = placed[r >> 1, column + STRAND]
@@ -270,7 +276,6 @@ def _finish_simple(
             job_read[n_jobs], job_key[n_jobs] = r, (place << 1) | strand
             n_jobs += 1
             continue
-        mapped[r] = 1
         contigs[r] = contig
         starts[r] = place - contig_offset[contig]
         score[r] = length - 5 * n_mismatches
@@ -281,53 +286,72 @@ def _finish_simple(
 
 @kernel(
     types.void(
-        _INTS, _INTS, _INTS, _INTS, _INTS32, _INTS32, _INTS32, _INTS32, _CIGARS, _INTS32, _INTS, _BYTES, _INTS32,
-        _INTS32, _INTS32, _CIGARS, _INTS32
+        _INTS, _INTS, _INTS, _INTS, _INTS32, _INTS32, _INTS32, _INTS32, _CIGARS, _INTS32, _INTS, _INTS, _INTS,
+        _INTS32, _INTS32, _BYTES, _INTS32, _CIGARS, _INTS32
     )
 )  # fmt: skip
-def _finish_jobs(
+def _enter(
+    rows: NDArray[np.int64],
+    jobs: NDArray[np.int64],
     job_read: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    window_start: NDArray[np.int64],
-    contig_offset: NDArray[np.int64],
+    job_key: NDArray[np.int64],
     job_score: NDArray[np.int32],
     query_start: NDArray[np.int32],
     query_stop: NDArray[np.int32],
     target_start: NDArray[np.int32],
     job_cigar: NDArray[np.uint32],
     job_n_cigar: NDArray[np.int32],
-    least: NDArray[np.int64],
-    mapped: NDArray[np.uint8],
+    window_start: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    contig_offset: NDArray[np.int64],
     contigs: NDArray[np.int32],
     starts: NDArray[np.int32],
+    reverse: NDArray[np.uint8],
     score: NDArray[np.int32],
     cigar: NDArray[np.uint32],
     n_cigar: NDArray[np.int32],
 ) -> None:
-    """Enter the kernel's alignments, with soft clips; those below the least score stay unmapped."""
-    for x in range(len(job_read)):
-        r = job_read[x]
-        n = job_n_cigar[x]
-        if job_score[x] < least[x] or n <= 0 or n + 2 > MAX_CIGAR:
+    for i in range(len(rows)):
+        x, row = jobs[i], rows[i]
+        r, n = job_read[x], job_n_cigar[x]
+        if n <= 0 or n + 2 > MAX_CIGAR:
             continue
-        place = window_start[x] + target_start[x]
-        contig = np.searchsorted(contig_offset, place, "right") - 1
         k = 0
         if query_start[x] > 0:
-            cigar[r, k] = np.uint32((query_start[x] << 4) | CIGAR_S)
+            cigar[row, k] = np.uint32((query_start[x] << 4) | CIGAR_S)
             k += 1
-        for i in range(n):
-            cigar[r, k] = job_cigar[x, i]
+        for w in range(n):
+            cigar[row, k] = job_cigar[x, w]
             k += 1
         behind = lengths[r] - query_stop[x]
         if behind > 0:
-            cigar[r, k] = np.uint32((behind << 4) | CIGAR_S)
+            cigar[row, k] = np.uint32((behind << 4) | CIGAR_S)
             k += 1
-        n_cigar[r] = k
-        mapped[r] = 1
-        contigs[r] = contig
-        starts[r] = place - contig_offset[contig]
-        score[r] = job_score[x]
+        n_cigar[row] = k
+        place = window_start[x] + target_start[x]
+        contig = np.searchsorted(contig_offset, place, "right") - 1
+        contigs[row], starts[row] = contig, place - contig_offset[contig]
+        reverse[row], score[row] = job_key[x] & 1, job_score[x]
+
+
+def enter_alignments(
+    rows: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    jobs: Jobs,
+    result: AffineResult,
+    reads: PackedReads,
+    tables: Tables,
+    out: Alignments | ExtraAlignments,
+) -> None:
+    """Write alignment chosen[i] of the affine kernel into row rows[i] of `out`, with soft clips.
+
+    Rows whose alignment has too many operations stay as they were.
+    """
+    _enter(
+        rows, chosen, jobs.read, jobs.key, result.score, result.query_start, result.query_stop, result.target_start,
+        result.cigar, result.n_cigar, jobs.window_start, reads.length, tables.contig_offset, out.contig, out.start,
+        out.reverse, out.score, out.cigar, out.n_cigar,
+    )  # fmt: skip
 
 
 def finish(placed: NDArray[np.int64], n_pairs: int, reads: PackedReads, tables: Tables) -> Alignments:
@@ -335,8 +359,7 @@ def finish(placed: NDArray[np.int64], n_pairs: int, reads: PackedReads, tables: 
     out = Alignments.allocate(n_pairs)
     job_read, job_key = np.empty(2 * n_pairs, np.int64), np.empty(2 * n_pairs, np.int64)
     n_jobs = _finish_simple(
-        placed, n_pairs, reads, tables, out.mapped, out.contig, out.start, out.score, out.cigar, out.n_cigar, job_read,
-        job_key,
+        placed, n_pairs, reads, tables, out.contig, out.start, out.score, out.cigar, out.n_cigar, job_read, job_key,
     )  # fmt: skip
     job_read, job_key = job_read[:n_jobs], job_key[:n_jobs]
     penalty = placed[job_read >> 1, (job_read & 1) * MATE_COLUMNS + PENALTY]
@@ -346,11 +369,9 @@ def finish(placed: NDArray[np.int64], n_pairs: int, reads: PackedReads, tables: 
             continue
         jobs = build_jobs(some, job_key[chosen], band, reads, tables)
         result = run_jobs(jobs, band)
-        _finish_jobs(
-            some, reads.length, jobs.window_start, tables.contig_offset, result.score, result.query_start,
-            result.query_stop, result.target_start, result.cigar, result.n_cigar, _least_score(reads.length[some]),
-            out.mapped, out.contig, out.start, out.score, out.cigar, out.n_cigar,
-        )  # fmt: skip
+        good = np.flatnonzero(result.score >= _least_score(reads.length[some]))
+        enter_alignments(some[good], good, jobs, result, reads, tables, out)
+    out.mapped[:] = out.n_cigar > 0
     _qualify(placed, n_pairs, out)
     return out
 

@@ -26,6 +26,7 @@ SHARED_CALLEES = (
     "align/verify.py",
     "align/candidates.py",
     "align/choose.py",
+    "align/extend.py",
     "align/alignments.py",
 )
 
