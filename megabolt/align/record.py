@@ -3,18 +3,20 @@
 
 In: a `PairBatch` and its `Alignments`. Out: a `RecordChunk`. Next: `reads/bins.py`.
 
-A record is written once, complete with its tags; later steps only move it and set the duplicate flag.
+A record is written once, complete with its tags; later steps only move it and set the duplicate flag. A read has
+one record, and one more for each further part of a split read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.align.alignments import Alignments
+from megabolt.align.alignments import ALTERNATIVE, CIGAR_H, CIGAR_S, SUPPLEMENTARY, Alignments
 from megabolt.compute.bits import (
     EVEN_BITS,
     PADDING,
@@ -44,15 +46,34 @@ MIN_SUMMED_QUALITY = 15
 MAX_QUALITY_SUM = 16383
 #: Ends of neighbouring contigs are kept this far apart in signatures: soft clips reach beyond a contig.
 SIGNATURE_GAP = 4096
+#: Ordinals of a read: one for each of its records. A pair has 32, so 40 bits last for 3.4e10 pairs.
+RECORDS_PER_READ = 16
+#: Quality of the N that stands for a read without bases.
+NO_BASE_QUALITY = 2
 
 #: The low bit of each byte of a word.
 _BIT0 = U(0x0101010101010101)
-_TOO_SMALL, _NAME_TOO_LONG, _BAD_CIGAR = 1, 2, 3
+_TOO_SMALL, _NAME_TOO_LONG, _BAD_CIGAR, _BAD_EXTRA = 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class ContigNames:
+    """Names of contigs for kernels: name k is text[bounds[k] : bounds[k + 1]] (uint8, int64 [n + 1])."""
+
+    text: NDArray[np.uint8]
+    bounds: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> ContigNames:
+        """From names in the order of the reference."""
+        encoded = [name.encode() for name in names]
+        bounds = np.cumsum([0, *(len(name) for name in encoded)]).astype(np.int64)
+        return cls(np.frombuffer(bytearray(b"".join(encoded) + bytes(8)), np.uint8), bounds)
 
 
 @dataclass
 class RecordChunk:
-    """Packed records of one batch, mate 1 and mate 2 in turn.
+    """Packed records of one batch: of each pair mate 1, then mate 2; of each read the primary record first.
 
     Meant to be filled again and again: `build_records` grows `data` when it is too small.
 
@@ -64,26 +85,36 @@ class RecordChunk:
         int64 [R + 1]: start of each record in `data`; the last entry is the end.
     key
         uint64 [R]: contig << 33 | (start + 1) << 1 | reverse; `UNPLACED` for a pair without any place.
+    ordinal
+        int64 [R]: (2 * pair + mate) * RECORDS_PER_READ + k for the k-th record of a read; pair counts from the
+        start of the chunk. Distinct, ascending, and the same whatever is in other chunks.
     signature
         uint64 [n_pairs, 2]: the two unclipped 5' ends, the lower one first:
         (contig_offset + contig * SIGNATURE_GAP + SIGNATURE_GAP / 2 + end) << 1 | reverse, `NO_END` for an
-        unmapped mate (which so comes last). The top 16 bits of the first are left free for the library.
+        unmapped mate and for the mate that a single read does not have (which so comes last). The top 16 bits of
+        the first are left free for the library.
     quality_sum
         int32 [n_pairs]: sum of the base qualities >= 15 of the mapped mates.
     first_pair
         Ordinal of the first pair in the whole input.
     read_group
         Index of the read group.
+    n_pairs
+        Templates: pairs or single reads.
+    n_records
+        Records in use.
     """
 
     data: NDArray[np.uint8]
     offsets: NDArray[np.int64]
     key: NDArray[np.uint64]
+    ordinal: NDArray[np.int64]
     signature: NDArray[np.uint64]
     quality_sum: NDArray[np.int32]
     first_pair: int = 0
     read_group: int = 0
     n_pairs: int = 0
+    n_records: int = 0
 
     @classmethod
     def allocate(cls, max_pairs: int, bytes_per_record: int = 512) -> RecordChunk:
@@ -93,26 +124,24 @@ class RecordChunk:
             data=np.zeros(n_reads * bytes_per_record + PADDING, np.uint8),
             offsets=np.zeros(n_reads + 1, np.int64),
             key=np.zeros(n_reads, np.uint64),
+            ordinal=np.zeros(n_reads, np.int64),
             signature=np.zeros((max_pairs, 2), np.uint64),
             quality_sum=np.zeros(max_pairs, np.int32),
         )
-
-    @property
-    def n_records(self) -> int:
-        """Records in the chunk."""
-        return 2 * self.n_pairs
 
     @property
     def n_bytes(self) -> int:
         """Bytes of `data` in use."""
         return int(self.offsets[self.n_records])
 
-    def _make_room(self, n_pairs: int, n_bytes: int) -> None:
+    def _make_room(self, n_pairs: int, n_records: int, n_bytes: int) -> None:
         if len(self.data) < n_bytes + PADDING:
             self.data = np.zeros(n_bytes + PADDING, np.uint8)
+        if len(self.key) < n_records:
+            self.offsets = np.zeros(n_records + 1, np.int64)
+            self.key = np.zeros(n_records, np.uint64)
+            self.ordinal = np.zeros(n_records, np.int64)
         if len(self.quality_sum) < n_pairs:
-            self.offsets = np.zeros(2 * n_pairs + 1, np.int64)
-            self.key = np.zeros(2 * n_pairs, np.uint64)
             self.signature = np.zeros((n_pairs, 2), np.uint64)
             self.quality_sum = np.zeros(n_pairs, np.int32)
 
@@ -125,12 +154,23 @@ def build_records(
     n_intervals: NDArray[np.int64],
     read_group: bytes,
     out: RecordChunk,
+    *,
+    names: ContigNames | None = None,
+    soft_clip: bool = False,
 ) -> RecordChunk:
-    """Packed BAM records of a batch, in input order (mate 1, mate 2, mate 1, ...).
+    """Packed BAM records of a batch, in input order: see `RecordChunk`.
 
     Flags, RNEXT, PNEXT, TLEN (leftmost to rightmost mapped base, positive for the leftmost mate, for mate 1
     on a tie) and bin follow the SAM specification. An unmapped mate of a mapped read takes its place, MAPQ 0.
-    Tags: NM (N agrees with nothing), MD, MC, MQ, AS, XS, RG. An unmapped read has only MC, MQ and RG.
+    Tags: NM (N agrees with nothing), MD, MC, MQ, AS, XS, RG, SA, XA, pa, RX. An unmapped read has only MC, MQ, RG
+    and RX. A batch of single reads has one record a read, without anything about mates.
+
+    Supplementary records (0x800) are those of `bwa mem`: hard clips, the pair's flags 0x2 and 0x20, and RNEXT, PNEXT,
+    MC and MQ of the mate's primary record. TLEN is taken between the record itself and that one. SA names the other
+    records of the read, the primary first, all with soft clips; XA stands on the primary record only.
+
+    SEQ and QUAL leave out `Alignments.trimmed` bases. A read without bases is written as a single N of quality 2, as
+    fgbio does: with SEQ '*', `samtools fastq` drops the read, and Picard complains.
 
     Parameters
     ----------
@@ -148,6 +188,10 @@ def build_records(
         ID for the RG tag; empty: no tag.
     out
         Filled and returned.
+    names
+        Of the contigs, for SA and XA; may be left out if the alignments have no `extra`.
+    soft_clip
+        Supplementary records keep all bases, with soft clips.
 
     Raises
     ------
@@ -156,13 +200,20 @@ def build_records(
     InternalError
         An alignment that does not fit its read.
     """
+    extra = alignments.extra
+    if names is None:
+        if len(extra):
+            raise InternalError("split reads without names of the contigs")
+        names = ContigNames.of([])
     longest = max(int(fields[:, 4].max(initial=0)) for fields in batch.fields)
+    n_records = (1 + batch.paired) * batch.n_pairs + int((extra.kind == SUPPLEMENTARY).sum())
     n_bytes = len(out.data) - PADDING
     while True:
-        out._make_room(batch.n_pairs, n_bytes)
+        out._make_room(batch.n_pairs, n_records, n_bytes)
         status = np.zeros(2, np.int64)
         _build(
             batch.n_pairs,
+            2 if batch.paired else 1,
             batch.text[0],
             batch.text[1],
             batch.fields[0],
@@ -177,6 +228,21 @@ def build_records(
             alignments.cigar,
             alignments.n_cigar,
             alignments.proper,
+            alignments.trimmed,
+            alignments.alt_ratio.view(np.uint32),
+            extra.read,
+            extra.kind,
+            extra.contig,
+            extra.start,
+            extra.reverse,
+            extra.mapq,
+            extra.score,
+            extra.second_score,
+            extra.cigar,
+            extra.n_cigar,
+            names.text,
+            names.bounds,
+            soft_clip,
             packed_reference,
             contig_offset,
             n_intervals,
@@ -186,6 +252,7 @@ def build_records(
             out.data,
             out.offsets,
             out.key,
+            out.ordinal,
             out.signature,
             out.quality_sum,
             status,
@@ -195,6 +262,7 @@ def build_records(
         n_bytes = max(2 * n_bytes, 1 << 16)
     _check(status, batch)
     out.n_pairs = batch.n_pairs
+    out.n_records = n_records
     out.first_pair = batch.first_pair
     out.read_group = batch.read_group
     return out
@@ -204,7 +272,7 @@ def _check(status: NDArray[np.int64], batch: PairBatch) -> None:
     code, read = int(status[0]), int(status[1])
     if code == 0:
         return
-    where = f"read pair {batch.first_pair + read // 2 + 1}"
+    where = f"read {'pair ' * batch.paired}{batch.first_pair + read // 2 + 1}"
     if code == _NAME_TOO_LONG:
         raise InputFormatError(
             "FASTQ",
@@ -212,10 +280,14 @@ def _check(status: NDArray[np.int64], batch: PairBatch) -> None:
             "the read name is longer than the 254 bytes that a BAM file can hold",
             "Shorten the read names, for example with `seqkit replace`.",
         )
+    if code == _BAD_EXTRA:
+        raise InternalError(
+            f"{where}, mate {read % 2 + 1}: further alignments that do not fit the read, are out of order or too many"
+        )
     raise InternalError(f"{where}, mate {read % 2 + 1}: the alignment does not fit the read")
 
 
-# --- kernels: p = position in the output, i = pair, m = mate, r = 2 i + m ---
+# --- kernels: p = position in the output, i = pair, m = mate, r = 2 i + m, x = a further alignment ---
 
 
 @inline
@@ -321,10 +393,10 @@ def _reverse_codes(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8]
 
 
 @inline
-def _put_nibbles(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8], p: Any) -> None:
-    """4-bit bases, first base in the high half; writes up to 3 bytes too many."""
+def _put_nibbles(codes: NDArray[np.uint8], first: Any, length: Any, out: NDArray[np.uint8], p: Any) -> None:
+    """4-bit bases from base `first` on, each first one in the high half; writes up to 3 bytes too many."""
     for t in range(0, length, 8):
-        x = load_u64(codes, 64 + t)  # eight codes, one a byte: the bits of 0..4
+        x = load_u64(codes, 64 + first + t)  # eight codes, one a byte: the bits of 0..4
         low = x & _BIT0
         high = (x >> U(1)) & _BIT0
         unknown = (x >> U(2)) & _BIT0
@@ -555,13 +627,161 @@ def _end_signature(offset: Any, contig: Any, start: Any, span: Any, leading: Any
 
 
 @kernel(
-    "void(int64, uint8[::1], uint8[::1], int64[:, ::1], int64[:, ::1], uint8[::1], int32[::1], int32[::1],"
-    " uint8[::1], uint8[::1], int32[::1], int32[::1], uint32[:, ::1], int32[::1], uint8[::1], uint64[::1],"
-    " int64[::1], int64[:, ::1], uint8[::1], int64, int64, uint8[::1], int64[::1], uint64[::1],"
+    "boolean(int64, int64, int64, int64, uint8[::1], int32[::1], int32[::1], uint8[::1], uint32[:, ::1],"
+    " int32[::1], uint8[::1], int64, uint64[::1], int64[::1], int64[:, ::1], int64[:, ::1])"
+)
+def _measure_extra(
+    r: Any,
+    first: Any,
+    last: Any,
+    length: Any,
+    kind: NDArray[np.uint8],
+    contig: NDArray[np.int32],
+    start: NDArray[np.int32],
+    reverse: NDArray[np.uint8],
+    cigar: NDArray[np.uint32],
+    n_cigar: NDArray[np.int32],
+    codes: NDArray[np.uint8],
+    n_contigs: Any,
+    packed: NDArray[np.uint64],
+    contig_offset: NDArray[np.int64],
+    intervals: NDArray[np.int64],
+    found: NDArray[np.int64],
+) -> Any:
+    """Rows of further alignments: _measure's numbers, span, NM; False if one does not fit its read (in FASTQ order).
+
+    Plain, base by base: few reads have any, and their NM is wanted before their records are written.
+    """
+    n_records = 1
+    for x in range(first, last):
+        if not (
+            1 <= n_cigar[x] <= cigar.shape[1] and 0 <= contig[x] < n_contigs and start[x] >= 0 and 1 <= kind[x] <= 2
+        ):
+            return False
+        row = found[x]
+        row[4] = _measure(cigar[x], np.int64(n_cigar[x]), row)
+        if row[0] != length or row[4] == 0 or row[1] + row[2] >= length:
+            return False
+        n_records += kind[x] == np.uint8(SUPPLEMENTARY)
+        position = contig_offset[np.uint64(contig[x])] + start[x]
+        interval = _first_interval(intervals, position)
+        offset = np.int64(0)
+        edits = np.int64(0)
+        for k in range(n_cigar[x]):
+            count = np.int64(cigar[x, k] >> np.uint32(4))
+            operation = np.int64(cigar[x, k] & np.uint32(15))
+            if operation == 0 or operation >= 7:
+                for t in range(offset, offset + count):
+                    while interval < len(intervals) and intervals[interval, 1] <= position:
+                        interval += 1
+                    unknown = interval < len(intervals) and intervals[interval, 0] <= position
+                    code = codes[np.uint64(64 + t)]
+                    if reverse[x] != 0:
+                        code = codes[np.uint64(63 + length - t)]
+                        code = np.uint8(3) - code if code < np.uint8(4) else code
+                    edits += unknown or code != base_at(packed, position)
+                    position += 1
+                offset += count
+            elif operation == 1 or operation == 4:
+                offset += count
+            elif operation == 2 or operation == 3:
+                position += count
+            if operation == 1 or operation == 2:
+                edits += count
+        row[5] = edits
+    return n_records <= RECORDS_PER_READ
+
+
+@kernel(
+    "int64(uint8[::1], int64, int64, int64, int64, uint8[::1], int32[::1], int32[::1], uint8[::1], uint8[::1],"
+    " uint32[:, ::1], int32[::1], int64[:, ::1], int64, int64, int64, int64, int64, uint32[::1], int64,"
+    " uint8[::1], int64[::1])"
+)
+def _put_places(
+    out: NDArray[np.uint8],
+    p: Any,
+    x: Any,
+    first: Any,
+    last: Any,
+    kind: NDArray[np.uint8],
+    contig: NDArray[np.int32],
+    start: NDArray[np.int32],
+    reverse: NDArray[np.uint8],
+    mapq: NDArray[np.uint8],
+    cigar: NDArray[np.uint32],
+    n_cigar: NDArray[np.int32],
+    measured: NDArray[np.int64],
+    primary_contig: Any,
+    primary_start: Any,
+    primary_reverse: Any,
+    primary_mapq: Any,
+    primary_edits: Any,
+    primary_cigar: NDArray[np.uint32],
+    primary_operations: Any,
+    names: NDArray[np.uint8],
+    bounds: NDArray[np.int64],
+) -> Any:
+    """SA of record x of a read, and XA if it is the primary one (x = first - 1); returns the next position."""
+    for wanted in range(SUPPLEMENTARY, ALTERNATIVE + 1):
+        if wanted == ALTERNATIVE and x >= first:
+            continue
+        is_open = False
+        for y in range(first - 1, last):
+            if y == x or (y >= first and kind[y] != wanted):
+                continue
+            if not is_open:
+                out[np.uint64(p)] = np.uint8(83 if wanted == SUPPLEMENTARY else 88)  # S, X
+                out[np.uint64(p + 1)] = np.uint8(65)
+                out[np.uint64(p + 2)] = np.uint8(90)
+                p += 3
+                is_open = True
+            c, s, is_reverse, row, operations = (
+                primary_contig, primary_start, primary_reverse, primary_cigar, primary_operations
+            )  # fmt: skip
+            quality, edits = primary_mapq, primary_edits
+            if y >= first:
+                c, s, is_reverse, row, operations = (
+                    np.int64(contig[y]), np.int64(start[y]), np.int64(reverse[y]), cigar[y], np.int64(n_cigar[y])
+                )  # fmt: skip
+                quality, edits = np.int64(mapq[y]), measured[y, 5]
+            for k in range(bounds[c], bounds[c + 1]):
+                out[np.uint64(p)] = names[np.uint64(k)]
+                p += 1
+            out[np.uint64(p)] = np.uint8(44)  # ,
+            p += 1
+            sign = np.uint8(45 if is_reverse != 0 else 43)
+            if wanted == ALTERNATIVE:
+                out[np.uint64(p)] = sign
+                p += 1
+            p = _put_number(out, p, s + 1)
+            if wanted == SUPPLEMENTARY:
+                out[np.uint64(p)] = np.uint8(44)
+                out[np.uint64(p + 1)] = sign
+                p += 2
+            out[np.uint64(p)] = np.uint8(44)
+            p = _put_cigar_text(out, p + 1, row, operations)
+            for which in range(wanted - 1, 2):  # MAPQ, in SA only, and NM
+                out[np.uint64(p)] = np.uint8(44)
+                p = _put_number(out, p + 1, quality if which == 0 else edits)
+            out[np.uint64(p)] = np.uint8(59)  # ;
+            p += 1
+        if is_open:
+            out[np.uint64(p)] = np.uint8(0)
+            p += 1
+    return p
+
+
+@kernel(
+    "void(int64, int64, uint8[::1], uint8[::1], int64[:, ::1], int64[:, ::1], uint8[::1], int32[::1], int32[::1],"
+    " uint8[::1], uint8[::1], int32[::1], int32[::1], uint32[:, ::1], int32[::1], uint8[::1], int32[::1],"
+    " uint32[::1], int64[::1], uint8[::1], int32[::1], int32[::1], uint8[::1], uint8[::1], int32[::1], int32[::1],"
+    " uint32[:, ::1], int32[::1], uint8[::1], int64[::1], boolean, uint64[::1],"
+    " int64[::1], int64[:, ::1], uint8[::1], int64, int64, uint8[::1], int64[::1], uint64[::1], int64[::1],"
     " uint64[:, ::1], int32[::1], int64[::1])"
 )
 def _build(
     n_pairs: Any,
+    n_mates: Any,
     text1: NDArray[np.uint8],
     text2: NDArray[np.uint8],
     fields1: NDArray[np.int64],
@@ -576,6 +796,21 @@ def _build(
     cigar: NDArray[np.uint32],
     n_cigar: NDArray[np.int32],
     proper: NDArray[np.uint8],
+    trimmed: NDArray[np.int32],
+    alt_ratio: NDArray[np.uint32],
+    extra_read: NDArray[np.int64],
+    extra_kind: NDArray[np.uint8],
+    extra_contig: NDArray[np.int32],
+    extra_start: NDArray[np.int32],
+    extra_reverse: NDArray[np.uint8],
+    extra_mapq: NDArray[np.uint8],
+    extra_score: NDArray[np.int32],
+    extra_second_score: NDArray[np.int32],
+    extra_cigar: NDArray[np.uint32],
+    extra_n_cigar: NDArray[np.int32],
+    names: NDArray[np.uint8],
+    name_bounds: NDArray[np.int64],
+    soft_clip: Any,
     packed: NDArray[np.uint64],
     contig_offset: NDArray[np.int64],
     intervals: NDArray[np.int64],
@@ -585,6 +820,7 @@ def _build(
     out: NDArray[np.uint8],
     offsets: NDArray[np.int64],
     keys: NDArray[np.uint64],
+    ordinals: NDArray[np.int64],
     signatures: NDArray[np.uint64],
     quality_sums: NDArray[np.int32],
     status: NDArray[np.int64],
@@ -596,31 +832,35 @@ def _build(
     edits = np.zeros(1, np.int64)
     measures = np.zeros((2, 4), np.int64)  # of the two mates: see _measure
     spans = np.zeros(2, np.int64)
-    room = len(out) - PADDING
+    n_extra = len(extra_read)
+    measured = np.zeros((n_extra, 6), np.int64)  # of the further alignments: see _measure_extra
     max_cigar = cigar.shape[1]
+    row = np.zeros(max_cigar, np.uint32)
+    room = len(out) - PADDING
+    longest_name = np.int64(0)
+    for k in range(len(name_bounds) - 1):
+        longest_name = max(longest_name, name_bounds[k + 1] - name_bounds[k])
+    last = np.int64(0)  # of the further alignments before it, all are written
     p = np.int64(0)
+    n = np.int64(0)
     for i in range(n_pairs):
-        for m in range(2):
+        for m in range(n_mates):
             r = 2 * i + m
             spans[m] = 0
             measures[m, 3] = 0
+            length = np.int64((fields1[i, 4] if m == 0 else fields2[i, 4]) - trimmed[r])
             if mapped[r] != 0:
                 spans[m] = _measure(cigar[r], n_cigar[r], measures[m])
-                length = fields1[i, 4] if m == 0 else fields2[i, 4]
                 if measures[m, 0] != length or start[r] < 0 or contig[r] < 0 or n_cigar[r] > max_cigar:
                     status[0] = _BAD_CIGAR
-                    status[1] = r
-                    return
-        both = mapped[2 * i] != 0 and mapped[2 * i + 1] != 0
-        tlen = np.int64(0)  # of mate 1
-        if both and contig[2 * i] == contig[2 * i + 1]:
-            left = min(start[2 * i], start[2 * i + 1])
-            right = max(start[2 * i] + spans[0], start[2 * i + 1] + spans[1])
-            tlen = np.int64(right - left)
-            if start[2 * i] > start[2 * i + 1]:
-                tlen = -tlen
+            if length < 0 or trimmed[r] < 0 or (mapped[r] != 0 and (spans[m] == 0 or length == 0)):
+                status[0] = _BAD_CIGAR
+            if status[0] != 0:
+                status[1] = r
+                return
         quality_sum = np.int64(0)
-        for m in range(2):
+        signatures[i, 1] = NO_END
+        for m in range(n_mates):
             r = 2 * i + m
             mate = r ^ 1
             if m == 0:
@@ -629,138 +869,241 @@ def _build(
                 text, fields = text2, fields2
             name_start = fields[i, 0]
             name_length = fields[i, 1]
-            length = fields[i, 4]
+            length = np.int64(fields[i, 4] - trimmed[r])
             if name_length > 254:
                 status[0] = _NAME_TOO_LONG
                 status[1] = r
                 return
+            _load_codes(text, fields[i, 2], length, forward)
+            is_mapped = mapped[r] != 0
+            mate_mapped = n_mates == 2 and mapped[mate] != 0
+            placed = is_mapped or mate_mapped
             # fixed part, name, CIGAR, bases, qualities; MD: two letters a base, deletions; MC; other tags
             bound = 36 + 255 + 4 * max_cigar + 2 * length + 2 * length + measures[m, 3] + 6 * max_cigar + 64
-            bound += 6 * max_cigar + group_length + 64
+            umi_start, umi_length = fields1[i, 5], fields1[i, 6]
+            bound += 6 * max_cigar + group_length + umi_length + 72
+            first = last
+            while last < n_extra and extra_read[last] == r:
+                last += 1
+            if last > first:
+                if not is_mapped or not _measure_extra(
+                    r, first, last, length, extra_kind, extra_contig, extra_start, extra_reverse, extra_cigar,
+                    extra_n_cigar, forward, np.int64(len(name_bounds) - 1), packed, contig_offset, intervals, measured,
+                ):  # fmt: skip
+                    status[0] = _BAD_EXTRA
+                    status[1] = r
+                    return
+                bound += (last - first + 1) * (longest_name + 10 * max_cigar + 64)
+                for x in range(first, last):
+                    bound += measured[x, 3]
+                bound *= last - first + 1
             if p + bound > room:
                 status[0] = _TOO_SMALL
                 return
-            is_mapped = mapped[r] != 0
-            mate_mapped = mapped[mate] != 0
-            placed = is_mapped or mate_mapped
-            place_contig = np.int64(-1)
-            place_start = np.int64(-1)
-            next_contig = np.int64(-1)
-            next_start = np.int64(-1)
-            if placed:
-                place_contig = np.int64(contig[r] if is_mapped else contig[mate])
-                place_start = np.int64(start[r] if is_mapped else start[mate])
-                next_contig = np.int64(contig[mate] if mate_mapped else contig[r])
-                next_start = np.int64(start[mate] if mate_mapped else start[r])
-            is_reverse = np.int64(1) if is_mapped and reverse[r] != 0 else np.int64(0)
-            flag = 0x1 | (0x40 if m == 0 else 0x80) | (is_reverse << 4)
-            if both and proper[i] != 0:
-                flag |= 0x2
-            if not is_mapped:
-                flag |= 0x4
-            if not mate_mapped:
-                flag |= 0x8
-            elif reverse[mate] != 0:
-                flag |= 0x20
-            if not placed:
-                bin_number = np.int64(4680)
-            else:
-                bin_number = _bin_number(place_start, place_start + max(spans[m], np.int64(1)))
-            operations = np.int64(n_cigar[r]) if is_mapped else np.int64(0)
-            quality = np.int64(mapq[r]) if is_mapped else np.int64(0)
-            stored_name = max(name_length, np.int64(1))
-            offsets[r] = p
-            store_u32(out, p + 4, np.uint32(place_contig & 0xFFFFFFFF))
-            store_u32(out, p + 8, np.uint32(place_start & 0xFFFFFFFF))
-            store_u32(out, p + 12, np.uint32((stored_name + 1) | (quality << 8) | ((bin_number & 0xFFFF) << 16)))
-            store_u32(out, p + 16, np.uint32(operations | (flag << 16)))
-            store_u32(out, p + 20, np.uint32(length))
-            store_u32(out, p + 24, np.uint32(next_contig & 0xFFFFFFFF))
-            store_u32(out, p + 28, np.uint32(next_start & 0xFFFFFFFF))
-            store_u32(out, p + 32, np.uint32((tlen if m == 0 else -tlen) & 0xFFFFFFFF))
-            c = p + 36
-            for k in range(0, name_length, 8):
-                store_u64(out, c + k, load_u64(text, name_start + k))
-            if name_length == 0:
-                out[np.uint64(c)] = np.uint8(42)  # *
-            c += stored_name
-            out[np.uint64(c)] = np.uint8(0)
-            c += 1
-            for k in range(operations):
-                store_u32(out, c + 4 * k, cigar[np.uint64(r), np.uint64(k)])
-            c += 4 * operations
-            _load_codes(text, fields[i, 2], length, forward)
-            codes = forward
-            if is_reverse != 0:
-                _reverse_codes(forward, length, backward)
-                codes = backward
-            _put_nibbles(codes, length, out, c)
-            c += (length + 1) >> 1
-            good = _put_qualities(text, fields[i, 3], length, np.uint8(is_reverse), out, c)
-            c += length
-            signature = NO_END
-            if is_mapped:
-                quality_sum += good
-                offset = contig_offset[np.uint64(place_contig)]
-                seen = U(0)
-                for k in range(0, length, 32):
-                    w = U(0)
-                    for eighth in range(4):
-                        eight = load_u64(codes, 64 + k + 8 * eighth)
-                        seen |= eight
-                        w |= pack8(eight & U(0x0303030303030303)) << U(16 * eighth)
-                    query[np.uint64(k >> 5)] = w
-                signature = _end_signature(
-                    offset, place_contig, place_start, spans[m], measures[m, 1], measures[m, 2], is_reverse
-                )
-                # NM needs the walk that writes MD: it goes behind MD
-                out[np.uint64(c)] = np.uint8(77)
-                out[np.uint64(c + 1)] = np.uint8(68)
-                out[np.uint64(c + 2)] = np.uint8(90)
-                c = _put_md(
-                    out,
-                    c + 3,
-                    cigar[r],
-                    operations,
-                    codes,
-                    query,
-                    (seen & U(0x0404040404040404)) == U(0),
-                    packed,
-                    offset + place_start,
-                    spans[m],
-                    intervals,
-                    edits,
-                )
-                out[np.uint64(c)] = np.uint8(0)
-                c = _put_int_tag(out, c + 1, 78, 77, edits[0])
-            if mate_mapped:
-                out[np.uint64(c)] = np.uint8(77)
-                out[np.uint64(c + 1)] = np.uint8(67)
-                out[np.uint64(c + 2)] = np.uint8(90)
-                c = _put_cigar_text(out, c + 3, cigar[mate], np.int64(n_cigar[mate]))
-                out[np.uint64(c)] = np.uint8(0)
-                c = _put_int_tag(out, c + 1, 77, 81, np.int64(mapq[mate]))
-            if is_mapped:
-                c = _put_int_tag(out, c, 65, 83, np.int64(score[r]))
-                c = _put_int_tag(out, c, 88, 83, np.int64(second_score[r]))
-            if group_length > 0:
-                store_u16(out, c, np.uint16(82 | (71 << 8)))
-                out[np.uint64(c + 2)] = np.uint8(90)
-                for k in range(0, group_length, 8):
-                    store_u64(out, c + 3 + k, load_u64(group, k))
-                c += 3 + group_length
+            primary_edits = np.int64(0)
+            ordinal = np.int64(r * RECORDS_PER_READ)
+            for x in range(first - 1, last):  # first - 1: the primary record
+                is_extra = x >= first
+                if is_extra and extra_kind[x] != SUPPLEMENTARY:
+                    continue
+                place_contig = np.int64(-1)
+                place_start = np.int64(-1)
+                is_reverse = np.int64(0)
+                operations = np.int64(0)
+                quality = np.int64(0)
+                clip = np.int64(0)  # bases before and behind those that are kept
+                clip_behind = np.int64(0)
+                flag = np.int64(0)
+                hard = np.uint32(0)
+                if is_extra:
+                    place_contig = np.int64(extra_contig[x])
+                    place_start = np.int64(extra_start[x])
+                    is_reverse = np.int64(extra_reverse[x] != 0)
+                    operations = np.int64(extra_n_cigar[x])
+                    quality = np.int64(extra_mapq[x])
+                    span = measured[x, 4]
+                    flag = np.int64(0x800)
+                    if not soft_clip:
+                        clip = measured[x, 1]
+                        clip_behind = measured[x, 2]
+                        hard = np.uint32(CIGAR_S ^ CIGAR_H)
+                    for k in range(operations):
+                        row[np.uint64(k)] = extra_cigar[np.uint64(x), np.uint64(k)]
+                else:
+                    span = spans[m]
+                    if is_mapped:
+                        place_contig = np.int64(contig[r])
+                        place_start = np.int64(start[r])
+                        is_reverse = np.int64(reverse[r] != 0)
+                        operations = np.int64(n_cigar[r])
+                        quality = np.int64(mapq[r])
+                        for k in range(operations):
+                            row[np.uint64(k)] = cigar[np.uint64(r), np.uint64(k)]
+                    else:
+                        flag = np.int64(0x4)
+                        if mate_mapped:
+                            place_contig = np.int64(contig[mate])
+                            place_start = np.int64(start[mate])
+                next_contig = np.int64(-1)
+                next_start = np.int64(-1)
+                template = np.int64(0)
+                flag |= is_reverse << 4
+                if n_mates == 2:
+                    flag |= 0x1 | (0x40 if m == 0 else 0x80)
+                    if mate_mapped:
+                        next_contig = np.int64(contig[mate])
+                        next_start = np.int64(start[mate])
+                        flag |= np.int64(reverse[mate] != 0) << 5
+                        if is_mapped:
+                            flag |= np.int64(proper[i] != 0) << 1
+                            if place_contig == next_contig:
+                                left = min(place_start, next_start)
+                                right = max(place_start + span, next_start + spans[1 - m])
+                                template = right - left
+                                if place_start > next_start or (place_start == next_start and m == 1):
+                                    template = -template
+                    else:
+                        flag |= 0x8
+                        if is_mapped:  # the unmapped mate lies where the primary record does
+                            next_contig = np.int64(contig[r])
+                            next_start = np.int64(start[r])
+                if not placed:
+                    bin_number = np.int64(4680)
+                else:
+                    bin_number = _bin_number(place_start, place_start + max(span, np.int64(1)))
+                kept = length - clip - clip_behind
+                shown = max(kept, np.int64(1))
+                stored_name = max(name_length, np.int64(1))
+                offsets[np.uint64(n)] = p
+                store_u32(out, p + 4, np.uint32(place_contig & 0xFFFFFFFF))
+                store_u32(out, p + 8, np.uint32(place_start & 0xFFFFFFFF))
+                store_u32(out, p + 12, np.uint32((stored_name + 1) | (quality << 8) | ((bin_number & 0xFFFF) << 16)))
+                store_u32(out, p + 16, np.uint32(operations | (flag << 16)))
+                store_u32(out, p + 20, np.uint32(shown))
+                store_u32(out, p + 24, np.uint32(next_contig & 0xFFFFFFFF))
+                store_u32(out, p + 28, np.uint32(next_start & 0xFFFFFFFF))
+                store_u32(out, p + 32, np.uint32(template & 0xFFFFFFFF))
+                c = p + 36
+                for k in range(0, name_length, 8):
+                    store_u64(out, c + k, load_u64(text, name_start + k))
+                if name_length == 0:
+                    out[np.uint64(c)] = np.uint8(42)  # *
+                c += stored_name
                 out[np.uint64(c)] = np.uint8(0)
                 c += 1
-            store_u32(out, p, np.uint32(c - p - 4))
-            if placed:
-                keys[r] = (U(place_contig) << U(33)) | (U(place_start + 1) << U(1)) | U(is_reverse)
-            else:
-                keys[r] = UNPLACED
-            signatures[i, m] = signature
-            p = c
+                for k in range(operations):
+                    word = row[np.uint64(k)]
+                    if word & np.uint32(15) == CIGAR_S:
+                        word ^= hard
+                    store_u32(out, c + 4 * k, word)
+                c += 4 * operations
+                codes = forward
+                if is_reverse != 0:
+                    _reverse_codes(forward, length, backward)
+                    codes = backward
+                elif length == 0:
+                    codes[64] = np.uint8(4)
+                _put_nibbles(codes, clip, shown, out, c)
+                c += (shown + 1) >> 1
+                begin = clip_behind if is_reverse != 0 else clip
+                good = _put_qualities(text, fields[i, 3] + begin, kept, np.uint8(is_reverse), out, c)
+                if length == 0:
+                    out[np.uint64(c)] = np.uint8(NO_BASE_QUALITY)
+                c += shown
+                signature = NO_END
+                if is_mapped:
+                    offset = contig_offset[np.uint64(place_contig)]
+                    seen = U(0)
+                    for k in range(0, length, 32):
+                        w = U(0)
+                        for eighth in range(4):
+                            eight = load_u64(codes, 64 + k + 8 * eighth)
+                            seen |= eight
+                            w |= pack8(eight & U(0x0303030303030303)) << U(16 * eighth)
+                        query[np.uint64(k >> 5)] = w
+                    # NM needs the walk that writes MD: it goes behind MD
+                    out[np.uint64(c)] = np.uint8(77)
+                    out[np.uint64(c + 1)] = np.uint8(68)
+                    out[np.uint64(c + 2)] = np.uint8(90)
+                    c = _put_md(
+                        out,
+                        c + 3,
+                        row,
+                        operations,
+                        codes,
+                        query,
+                        (seen & U(0x0404040404040404)) == U(0),
+                        packed,
+                        offset + place_start,
+                        span,
+                        intervals,
+                        edits,
+                    )
+                    out[np.uint64(c)] = np.uint8(0)
+                    c = _put_int_tag(out, c + 1, 78, 77, edits[0])
+                    if not is_extra:
+                        quality_sum += good
+                        signature = _end_signature(
+                            offset, place_contig, place_start, span, measures[m, 1], measures[m, 2], is_reverse
+                        )
+                        primary_edits = edits[0]
+                if mate_mapped:
+                    out[np.uint64(c)] = np.uint8(77)
+                    out[np.uint64(c + 1)] = np.uint8(67)
+                    out[np.uint64(c + 2)] = np.uint8(90)
+                    c = _put_cigar_text(out, c + 3, cigar[mate], np.int64(n_cigar[mate]))
+                    out[np.uint64(c)] = np.uint8(0)
+                    c = _put_int_tag(out, c + 1, 77, 81, np.int64(mapq[mate]))
+                if is_mapped:
+                    c = _put_int_tag(out, c, 65, 83, np.int64(extra_score[x] if is_extra else score[r]))
+                    c = _put_int_tag(out, c, 88, 83, np.int64(extra_second_score[x] if is_extra else second_score[r]))
+                if group_length > 0:
+                    store_u16(out, c, np.uint16(82 | (71 << 8)))
+                    out[np.uint64(c + 2)] = np.uint8(90)
+                    for k in range(0, group_length, 8):
+                        store_u64(out, c + 3 + k, load_u64(group, k))
+                    c += 3 + group_length
+                    out[np.uint64(c)] = np.uint8(0)
+                    c += 1
+                if last > first:
+                    c = _put_places(
+                        out, c, x, first, last, extra_kind, extra_contig, extra_start, extra_reverse, extra_mapq,
+                        extra_cigar, extra_n_cigar, measured, np.int64(contig[r]), np.int64(start[r]),
+                        np.int64(reverse[r]), np.int64(mapq[r]), primary_edits, cigar[r], np.int64(n_cigar[r]), names,
+                        name_bounds,
+                    )  # fmt: skip
+                if alt_ratio[r] != 0 and is_mapped and not is_extra:
+                    store_u32(out, c, np.uint32(112 | (97 << 8) | (102 << 16)))  # pa:f
+                    store_u32(out, c + 3, alt_ratio[r])
+                    c += 7
+                if umi_length > 0:
+                    store_u32(out, c, np.uint32(82 | (88 << 8) | (90 << 16)))  # RX:Z
+                    c += 3
+                    for k in range(umi_start, umi_start + umi_length):
+                        letter = text1[np.uint64(k)]
+                        if letter == 43 or letter == 95:  # + and _ between the two parts of a UMI: - in SAM
+                            letter = np.uint8(45)
+                        out[np.uint64(c)] = letter
+                        c += 1
+                    out[np.uint64(c)] = np.uint8(0)
+                    c += 1
+                store_u32(out, p, np.uint32(c - p - 4))
+                if placed:
+                    keys[np.uint64(n)] = (U(place_contig) << U(33)) | (U(place_start + 1) << U(1)) | U(is_reverse)
+                else:
+                    keys[np.uint64(n)] = UNPLACED
+                ordinals[np.uint64(n)] = ordinal
+                ordinal += 1
+                if not is_extra:
+                    signatures[i, m] = signature
+                n += 1
+                p = c
         if signatures[i, 0] > signatures[i, 1]:
             swap = signatures[i, 0]
             signatures[i, 0] = signatures[i, 1]
             signatures[i, 1] = swap
         quality_sums[i] = np.int32(quality_sum)
-    offsets[2 * n_pairs] = p
+    offsets[n] = p
+    if last != n_extra:
+        status[0] = _BAD_EXTRA
+        status[1] = extra_read[last]

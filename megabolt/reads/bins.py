@@ -7,12 +7,14 @@ duplicates flagged. Next: the BAM writer and the caller.
 A bin is 1 Mb (2^20) of one contig, or a run of whole contigs that together are no longer. A record is stored behind
 its sort key::
 
-    63            41 40      39                                 0
-    | place + HALO | reverse | ordinal of the read in the input |      place: in the bin, 0-based
+    63            41 40      39                                   0
+    | place + HALO | reverse | ordinal of the record in the input |      place: in the bin, 0-based
 
-so keys are distinct and the sorted order depends on nothing but the input. Records near an inner edge are
-stored in both bins: a block holds the neighbours' records within HALO bases, and the caller never needs two
-blocks.
+so keys are distinct and the sorted order depends on nothing but the input. A pair has 32 ordinals, 16 for the records
+of each mate: 40 bits are enough for 3.4e10 pairs, twenty times what a genome of 3 billion reads has.
+
+Records near an inner edge are stored in both bins: a block holds the neighbours' records within HALO bases, and the
+caller never needs two blocks.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.align.record import NO_END, UNPLACED, RecordChunk
+from megabolt.align.record import NO_END, RECORDS_PER_READ, UNPLACED, RecordChunk
 from megabolt.compute.bits import load_u32, load_u64, prefetch, store_u64
 from megabolt.compute.jit import inline, kernel
 from megabolt.errors import InternalError, ResourceError
@@ -42,6 +44,7 @@ BIN_BASES = 1 << BIN_SHIFT
 HALO = 4096
 _PLACE_SHIFT = 41
 _ORDINAL_BITS = 40
+_ORDINALS_PER_PAIR = 2 * RECORDS_PER_READ
 
 
 @dataclass(frozen=True)
@@ -201,9 +204,10 @@ class BinStore:
             done = _assign(
                 chunk.offsets,
                 chunk.key,
+                chunk.ordinal,
                 done,
                 chunk.n_records,
-                2 * chunk.first_pair,
+                _ORDINALS_PER_PAIR * chunk.first_pair,
                 self.layout.first_bin,
                 self.layout.last_bin,
                 self.layout.place,
@@ -281,7 +285,8 @@ class BinStore:
         keys = keys[order]
         data = pool.take(int(self._bytes[k]))
         offsets = np.zeros(n + 1, np.int64)
-        _gather(self._arena.data, sources[order], keys, self.duplicate, data, offsets)
+        pair_shift = _ORDINALS_PER_PAIR.bit_length() - 1
+        _gather(self._arena.data, sources[order], keys, pair_shift, self.duplicate, data, offsets)
         with self._lock:
             self._arena.release(self._slabs[k])
             self._slabs[k] = []
@@ -311,12 +316,13 @@ def _copy_record(source: Any, start: Any, size: Any, out: Any, p: Any) -> None:
 
 
 @kernel(
-    "int64(int64[::1], uint64[::1], int64, int64, int64, int64[::1], int64[::1], int64[::1], int64, uint64,"
+    "int64(int64[::1], uint64[::1], int64[::1], int64, int64, int64, int64[::1], int64[::1], int64[::1], int64, uint64,"
     " int64[::1], int64[::1], int64[::1], int64[::1], int64[:, ::1], int64[:, ::1], int64[::1])"
 )
 def _assign(
     offsets: NDArray[np.int64],
     record_key: NDArray[np.uint64],
+    record_ordinal: NDArray[np.int64],
     begin: Any,
     n_records: Any,
     first_ordinal: Any,
@@ -336,7 +342,7 @@ def _assign(
     """Room for records in their bins; returns how far it came: status[0] is the bin that needs a slab."""
     for i in range(begin, n_records):
         need = offsets[i + 1] - offsets[i] + 8
-        ordinal = U(first_ordinal + i)
+        ordinal = U(first_ordinal + record_ordinal[i])
         key = record_key[i]
         home = unplaced_bin
         other = np.int64(-1)
@@ -413,16 +419,21 @@ def _list_records(
             i += 1
 
 
-@kernel("void(uint8[::1], int64[::1], uint64[::1], uint8[::1], uint8[::1], int64[::1])")
+@kernel("void(uint8[::1], int64[::1], uint64[::1], int64, uint8[::1], uint8[::1], int64[::1])")
 def _gather(
     arena: NDArray[np.uint8],
     sources: NDArray[np.int64],
     keys: NDArray[np.uint64],
+    pair_shift: Any,
     duplicate: NDArray[np.uint8],
     out: NDArray[np.uint8],
     offsets: NDArray[np.int64],
 ) -> None:
-    """Records in the order of `sources`; mapped records of duplicate pairs get the flag 0x400."""
+    """Records in the order of `sources`; mapped records of duplicates get the flag 0x400.
+
+    So do their supplementary records, as with Picard's MarkDuplicates on records in the order of names and
+    `samtools markdup -S`; on sorted records Picard, and samtools without -S, leave those alone.
+    """
     n = len(sources)
     p = np.int64(0)
     for i in range(n):
@@ -430,12 +441,12 @@ def _gather(
             ahead = sources[np.uint64(i + 12)]
             for line in range(6):  # a record of a 150-base read
                 prefetch(arena, ahead + 64 * line)
-            pair_ahead = (keys[np.uint64(i + 12)] & U((1 << _ORDINAL_BITS) - 1)) >> U(1)
+            pair_ahead = (keys[np.uint64(i + 12)] & U((1 << _ORDINAL_BITS) - 1)) >> U(pair_shift)
             prefetch(duplicate, np.int64(pair_ahead))
         source = sources[np.uint64(i)]
         size = 4 + np.int64(load_u32(arena, source))
         _copy_record(arena, source, size, out, p)
-        pair = (keys[np.uint64(i)] & U((1 << _ORDINAL_BITS) - 1)) >> U(1)
+        pair = (keys[np.uint64(i)] & U((1 << _ORDINAL_BITS) - 1)) >> U(pair_shift)
         if duplicate[pair] != 0 and (out[np.uint64(p + 18)] & np.uint8(4)) == 0:
             out[np.uint64(p + 19)] |= np.uint8(4)
         p += size

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which read pairs are copies of one molecule: decided once for the whole sample, by Picard's rules.
+"""Which templates are copies of one molecule: decided once for the whole sample, by Picard's rules.
 
-In: the signatures and quality sums collected by `reads/bins.py`. Out: a flag per pair. Next: sorted blocks.
+In: the signatures and quality sums collected by `reads/bins.py`. Out: a flag per template. Next: sorted blocks.
 
 Pairs with both mates mapped are copies if both unclipped 5' ends, both strands and the library agree; the
-pair with the highest sum of base qualities stays, the first of the input on a tie. A read whose mate is
-unmapped is a copy if any mate of a mapped pair has its end, or if a better read like it has. Unmapped reads
-never are.
+pair with the highest sum of base qualities stays, the first of the input on a tie. A lone read, single or with an
+unmapped mate, is a copy if any mate of a mapped pair has its end, or if a better read like it has. Unmapped reads
+never are. Only primary alignments count; the other records of a read share its fate.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PARTITION_PAIRS = 1 << 14
 def mark_duplicates(
     signature: NDArray[np.uint64], quality_sum: NDArray[np.int32], *, threads: int = 1
 ) -> NDArray[np.uint8]:
-    """Flags of the pairs that are duplicates.
+    """Flags of the pairs and single reads that are duplicates.
 
     Parameters
     ----------

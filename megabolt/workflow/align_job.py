@@ -20,7 +20,7 @@ from typing import Protocol
 from megabolt.align.alignments import Alignments
 from megabolt.align.engine import InsertSize, PairAligner
 from megabolt.align.index import Index
-from megabolt.align.record import RecordChunk, build_records
+from megabolt.align.record import ContigNames, RecordChunk, build_records
 from megabolt.errors import UsageError
 from megabolt.formats.fastq import PairBatch, read_pairs
 from megabolt.privacy.consent import Permit
@@ -67,6 +67,7 @@ class _Worker:
         self, aligner: Aligner, index: Index, groups: Sequence[ReadGroup], store: BinStore, clock: Clock
     ) -> None:
         self._aligner, self._index, self._store, self._clock = aligner, index, store, clock
+        self._names = ContigNames.of([contig.name for contig in index.contigs])
         self._ids = [group.read_group.encode() for group in groups]
         libraries = list(dict.fromkeys(group.library for group in groups))
         self._library = [libraries.index(group.library) for group in groups]
@@ -87,6 +88,7 @@ class _Worker:
                 index.n_intervals,
                 self._ids[batch.read_group],
                 chunk,
+                names=self._names,
             )
         with self._clock.work("bins"):
             self._store.add(self._local.chunk, self._library[batch.read_group])

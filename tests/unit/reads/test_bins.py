@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megabolt.align.record import NO_END, UNPLACED, RecordChunk
+from megabolt.align.record import NO_END, RECORDS_PER_READ, UNPLACED, RecordChunk
 from megabolt.errors import InternalError, ResourceError
 from megabolt.reads.arena import SLAB_BYTES, Arena, BufferPool
 from megabolt.reads.bins import BIN_BASES, HALO, BinLayout, BinStore, Region, slice_block
@@ -28,25 +28,31 @@ def fake_record(contig: int, start: int, reverse: int, ordinal: int, length: int
 
 
 def fake_chunk(rng: np.random.Generator, n_pairs: int, first_pair: int) -> RecordChunk:
-    chunk = RecordChunk.allocate(n_pairs, 700)
-    p = 0
+    """Two records a pair and now and then up to two more, each with any place."""
+    chunk = RecordChunk.allocate(3 * n_pairs, 700)
+    p = n = 0
     for i in range(2 * n_pairs):
-        contig = int(rng.integers(-1, len(CONTIGS)))
-        start, reverse = -1, 0
-        if contig >= 0:
-            edge = int(rng.choice([0, BIN_BASES, 2 * BIN_BASES]))
-            start = int(rng.integers(edge - 2 * HALO, edge + 2 * HALO))
-            if rng.random() < 0.5 or not 0 <= start < CONTIGS[contig]:
-                start = int(rng.integers(0, CONTIGS[contig]))
-            reverse = int(rng.integers(2))
-        record = fake_record(contig, start, reverse, 2 * first_pair + i, int(rng.integers(1, 600)))
-        chunk.data[p : p + len(record)] = np.frombuffer(record, np.uint8)
-        chunk.offsets[i] = p
-        chunk.key[i] = contig << 33 | (start + 1) << 1 | reverse if contig >= 0 else UNPLACED
-        p += len(record)
-    chunk.offsets[2 * n_pairs] = p
+        for k in range(int(rng.choice([1, 1, 1, 1, 2, 3]))):
+            contig = int(rng.integers(-1, len(CONTIGS)))
+            start, reverse = -1, 0
+            if contig >= 0:
+                edge = int(rng.choice([0, BIN_BASES, 2 * BIN_BASES]))
+                start = int(rng.integers(edge - 2 * HALO, edge + 2 * HALO))
+                if rng.random() < 0.5 or not 0 <= start < CONTIGS[contig]:
+                    start = int(rng.integers(0, CONTIGS[contig]))
+                reverse = int(rng.integers(2))
+            ordinal = i * RECORDS_PER_READ + k
+            name = 2 * RECORDS_PER_READ * first_pair + ordinal
+            record = fake_record(contig, start, reverse, name, int(rng.integers(1, 600)))
+            chunk.data[p : p + len(record)] = np.frombuffer(record, np.uint8)
+            chunk.offsets[n] = p
+            chunk.key[n] = contig << 33 | (start + 1) << 1 | reverse if contig >= 0 else UNPLACED
+            chunk.ordinal[n] = ordinal
+            p += len(record)
+            n += 1
+    chunk.offsets[n] = p
     chunk.signature[:] = NO_END
-    chunk.n_pairs, chunk.first_pair = n_pairs, first_pair
+    chunk.n_pairs, chunk.n_records, chunk.first_pair = n_pairs, n, first_pair
     return chunk
 
 
@@ -142,9 +148,26 @@ def test_mapped_records_of_duplicates_are_flagged() -> None:
     store.add(chunk)
     assert store.resolve_duplicates() == 2
     rows = [row for k in range(store.layout.n_bins + 1) for row in parse(store.sorted_block(k, pool).own())]
-    assert len(rows) == 100
+    assert len(rows) == chunk.n_records > 100
+    pairs = [row[3] // (2 * RECORDS_PER_READ) for row in rows]
+    assert pairs.count(10) + pairs.count(12) > 4  # further records are flagged as well
+    for pair, row in zip(pairs, rows):
+        assert bool(row[2] & 0x400) == (pair in (10, 12) and not row[2] & 0x4)
+
+
+def test_ordinals_of_the_largest_inputs_do_not_run_into_each_other() -> None:
+    n = 2**31 + 3  # pairs: more than a genome at 200x has
+    chunk = fake_chunk(np.random.default_rng(1), 2, n - 2)
+    chunk.key[: chunk.n_records] = 7 << 1  # all at one place: the ordinal decides
+    store, pool = BinStore(CONTIGS, 1 << 26), BufferPool()
+    store.add(chunk)
+    store.duplicate = np.zeros(n, np.uint8)  # takes no memory until it is written
+    store.duplicate[n - 1] = 1
+    rows = parse(store.sorted_block(0, pool).own())
+    assert [row[3] for row in rows] == sorted(row[3] for row in rows)
+    assert len(rows) == chunk.n_records
     for row in rows:
-        assert bool(row[2] & 0x400) == (row[3] // 2 in (10, 12) and not row[2] & 0x4)
+        assert bool(row[2] & 0x400) == (row[3] // (2 * RECORDS_PER_READ) == n - 1 and not row[2] & 0x4)
 
 
 def test_libraries_are_apart() -> None:
