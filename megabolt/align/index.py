@@ -4,8 +4,8 @@
 In: FASTA. Out: `Index`. Next: `align/engine.py`.
 
 Content: the genome in 2-bit words with every contig at a fixed offset and GAP filler bases around it, the
-intervals of N, and a table of 64-byte buckets keyed by canonical closed syncmers. An entry holds the place of
-a unique seed, or points to the complete, position-sorted list of a repeated one. N and filler hold arbitrary
+intervals of N, and a table of 64-byte buckets keyed by seeds (`align/table.py`). An entry holds the place of a
+unique seed, or points to the complete, position-sorted list of a repeated one. N and filler hold arbitrary
 bases (a hash of the position), so that nothing aligns to them by accident; no seed touches them.
 
 The file carries the size and digest of its FASTA, a format version, the byte order, and a CRC-32 of each 16 MiB:
@@ -18,7 +18,6 @@ import hashlib
 import json
 import struct
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,20 +26,9 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from megabolt.align.build import TableBuilder, stretches
 from megabolt.align.packed import Tables
-from megabolt.align.seed import collect_reference_seeds
-from megabolt.align.table import (
-    BUCKET,
-    COUNT_SHIFT,
-    INNER,
-    LONG_LIST,
-    LONGEST_SHORT_LIST,
-    SEED,
-    TAG_MASK,
-    TAG_SHIFT,
-    bucket_of,
-    mix,
-)
+from megabolt.align.table import BUCKET, CORE, INNER, SEED, mix
 from megabolt.compute.bits import U
 from megabolt.compute.jit import kernel
 from megabolt.errors import InputFormatError, UsageError
@@ -49,16 +37,13 @@ from megabolt.formats.fasta import Contig, read_fasta
 from megabolt.formats.output import atomic_output
 
 MAGIC = b"megabolt"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SUFFIX = ".mbx"
 
 #: Filler before, between and behind the contigs: more than the longest fragment that counts as a pair.
 GAP = 4096
-#: Entries per slot of the table; fuller tables probe more lines, emptier ones waste memory.
-_LOAD = 0.75
-#: Seeds per sorting partition: a partition's keys fit the L2 cache while they are sorted.
-_PARTITION = 1 << 17
-_CHUNK = 1 << 22
+#: Unused words in front of and behind the lists, so that a prefetch stays inside.
+_MARGIN = 8
 _CRC_BLOCK = 1 << 24
 
 
@@ -70,6 +55,8 @@ class Index:
     contig_offset: int64 [n], place of each contig's first base; contig_stop: int64 [n], the place behind its last.
     n_intervals: int64 [k, 2], half-open places that are N in the FASTA, sorted.
     table: uint64 [8 * n_buckets]; lists: uint64, places of repeated seeds (place << 1 | strand).
+    is_alt: uint8 [n], 1 for alternate contigs; circular: int64 [2], place and length of the circular contig or 0, 0.
+    range_buckets: see `align/table.py`.
     """
 
     path: Path
@@ -80,7 +67,9 @@ class Index:
     n_intervals: NDArray[np.int64]
     table: NDArray[np.uint64]
     lists: NDArray[np.uint64]
-    tag_shift: int
+    is_alt: NDArray[np.uint8]
+    circular: NDArray[np.int64]
+    range_buckets: int
 
     @property
     def n_buckets(self) -> int:
@@ -94,7 +83,9 @@ class Index:
             lists=self.lists,
             contig_offset=self.contig_offset,
             contig_stop=self.contig_stop,
-            tag_shift=np.uint64(self.tag_shift),
+            is_alt=self.is_alt,
+            circular=self.circular,
+            range_buckets=np.uint64(self.range_buckets),
         )
 
     def fetch(self, contig: int, start: int, stop: int) -> NDArray[np.uint8]:
@@ -151,101 +142,9 @@ def _fill(words: NDArray[np.uint64]) -> None:
         words[w] = mix(U(w) ^ U(0xF111E5))
 
 
-@kernel("void(uint64[::1], int64, int64, int64[::1])")
-def _count_partitions(hashes: NDArray[np.uint64], n: int, bits: int, counts: NDArray[np.int64]) -> None:
-    for i in range(n):
-        counts[hashes[i] >> U(64 - bits)] += 1
-
-
-@kernel("void(uint64[::1], uint64[::1], int64, int64, int64[::1], uint64[::1])")
-def _scatter(
-    hashes: NDArray[np.uint64],
-    places: NDArray[np.uint64],
-    n: int,
-    bits: int,
-    cursor: NDArray[np.int64],
-    keys: NDArray[np.uint64],
-) -> None:
-    """keys: 30 hash bits below the partition's, then place << 1 | strand (34 bits)."""
-    for i in range(n):
-        partition = hashes[i] >> U(64 - bits)
-        keys[U(cursor[partition])] = (((hashes[i] << U(bits)) >> U(34)) << U(34)) | places[i]
-        cursor[partition] += 1
-
-
-@kernel("int64(uint64[::1], int64)")
-def _count_distinct(keys: NDArray[np.uint64], n: int) -> int:
-    distinct = 0
-    for i in range(n):
-        if i == 0 or (keys[i] >> U(34)) != (keys[i - 1] >> U(34)):
-            distinct += 1
-    return distinct
-
-
-@kernel("int64(uint64[::1], int64, int64, int64, int64, uint64[::1], uint64[::1], int64)")
-def _insert(
-    keys: NDArray[np.uint64],
-    n: int,
-    partition: int,
-    bits: int,
-    tag_shift: int,
-    table: NDArray[np.uint64],
-    lists: NDArray[np.uint64],
-    n_lists: int,
-) -> int:
-    """Enter one partition's sorted keys into the table; returns the new length of the lists."""
-    n_buckets = U(len(table) // BUCKET)
-    place_mask = (U(1) << U(34)) - U(1)
-    i = 0
-    while i < n:
-        high = keys[i] >> U(34)
-        j = i + 1
-        while j < n and (keys[j] >> U(34)) == high:
-            j += 1
-        hash_ = (U(partition) << U(64 - bits)) | (high << U(34 - bits))
-        count = j - i
-        if count == 1:
-            entry = (U(1) << U(COUNT_SHIFT)) | (keys[i] & place_mask)
-        else:
-            shown = count
-            if count > LONGEST_SHORT_LIST:
-                shown = LONG_LIST
-                lists[U(n_lists)] = U(count)
-                n_lists += 1
-            entry = (U(shown) << U(COUNT_SHIFT)) | U(n_lists)
-            for k in range(i, j):
-                lists[U(n_lists)] = keys[k] & place_mask
-                n_lists += 1
-        entry |= ((hash_ >> U(tag_shift)) & TAG_MASK) << U(TAG_SHIFT)
-        bucket = bucket_of(hash_, n_buckets)
-        placed = False
-        while not placed:
-            for slot in range(BUCKET):
-                if table[bucket * U(BUCKET) + U(slot)] == U(0):
-                    table[bucket * U(BUCKET) + U(slot)] = entry
-                    placed = True
-                    break
-            if not placed:
-                bucket += U(1)
-                if bucket == n_buckets:
-                    bucket = U(0)
-        i = j
-    return n_lists
-
-
 def _intervals_of_n(codes: NDArray[np.uint8], offset: int) -> NDArray[np.int64]:
     edges = np.flatnonzero(np.diff(np.concatenate(([0], (codes >= bases.N).view(np.int8), [0]))))
     return edges.reshape(-1, 2).astype(np.int64) + offset
-
-
-def _stretches(start: int, stop: int, n_intervals: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Parts of a contig between its Ns, cut into pieces that overlap by SEED - 1 bases."""
-    cuts = [start, *n_intervals.ravel().tolist(), stop]
-    pieces = []
-    for a, b in zip(cuts[0::2], cuts[1::2], strict=True):
-        for first in range(a, b - SEED + 1, _CHUNK):
-            pieces.append((first, min(first + _CHUNK + SEED - 1, b)))
-    return pieces
 
 
 def build_index(fasta: Path, threads: int = 1) -> Path:
@@ -276,8 +175,12 @@ def build_index(fasta: Path, threads: int = 1) -> Path:
         codes = np.ascontiguousarray(reference.fetch(i, 0, contig.length))
         _pack(codes, offset, words)
         intervals.append(_intervals_of_n(codes, offset))
-        pieces += _stretches(offset, offset + contig.length, intervals[-1])
-    table, lists, tag_shift = _build_table(words, pieces, threads)
+        pieces += stretches(offset, offset + contig.length, intervals[-1])
+    builder = TableBuilder(words, pieces, threads)
+    parts = list(builder.parts(_MARGIN))
+    margin = np.zeros(_MARGIN, np.uint64)
+    table = np.concatenate([table for table, _ in parts])
+    lists = np.concatenate([margin, *(lists for _, lists in parts), margin])
     arrays = {
         "packed_reference": words,
         "contig_offset": np.array(offsets, np.int64),
@@ -288,9 +191,9 @@ def build_index(fasta: Path, threads: int = 1) -> Path:
     header = {
         "version": FORMAT_VERSION,
         "byteorder": sys.byteorder,
-        "seed": [SEED, INNER],
+        "seed": [SEED, CORE, INNER],
         "gap": GAP,
-        "tag_shift": tag_shift,
+        "range_buckets": builder.range_buckets,
         "fasta": {
             "name": fasta.name,
             "size": fasta.stat().st_size,
@@ -303,37 +206,6 @@ def build_index(fasta: Path, threads: int = 1) -> Path:
     with atomic_output(path) as temporary:
         _write(temporary, header, arrays)
     return path
-
-
-def _build_table(
-    words: NDArray[np.uint64], pieces: list[tuple[int, int]], threads: int
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64], int]:
-    """Table, lists and tag shift: seeds are counted, scattered into partitions by hash, sorted, entered."""
-    longest = max((b - a for a, b in pieces), default=0)
-    hashes, places = np.empty(longest + 1, np.uint64), np.empty(longest + 1, np.uint64)
-    expected = sum(b - a for a, b in pieces) * 2 // 9
-    bits = min(16, max(4, (expected // _PARTITION).bit_length()))
-    counts = np.zeros(1 << bits, np.int64)
-    for start, stop in pieces:
-        n = collect_reference_seeds(words, start, stop, hashes, places)
-        _count_partitions(hashes, n, bits, counts)
-    edges = np.concatenate(([0], np.cumsum(counts)))
-    keys, cursor = np.empty(int(edges[-1]), np.uint64), edges[:-1].copy()
-    for start, stop in pieces:
-        n = collect_reference_seeds(words, start, stop, hashes, places)
-        _scatter(hashes, places, n, bits, cursor, keys)
-    partitions = [keys[edges[p] : edges[p + 1]] for p in range(1 << bits)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda part: part.sort(), partitions))
-    distinct = sum(_count_distinct(part, len(part)) for part in partitions)
-    table = np.zeros(BUCKET * max(64, int(distinct / (BUCKET * _LOAD)) + 1), np.uint64)
-    # Repeated seeds and, for a long list, its count: never more than all keys and one count per hundred.
-    lists = np.zeros(len(keys) + len(keys) // LONGEST_SHORT_LIST + 16, np.uint64)
-    n_lists = 8  # offset 0 stays unused, so that no entry is 0
-    tag_shift = 34 - bits
-    for p, part in enumerate(partitions):
-        n_lists = _insert(part, len(part), p, bits, tag_shift, table, lists, n_lists)
-    return table, lists[: n_lists + 8].copy(), tag_shift
 
 
 def file_digest(path: Path) -> str:
@@ -421,7 +293,9 @@ def open_index(fasta: Path) -> Index:
         n_intervals=np.asarray(arrays["n_intervals"]),
         table=np.asarray(arrays["table"]),
         lists=np.asarray(arrays["lists"]),
-        tag_shift=header["tag_shift"],
+        is_alt=np.zeros(len(contigs), np.uint8),
+        circular=np.zeros(2, np.int64),
+        range_buckets=header["range_buckets"],
     )
 
 
@@ -439,7 +313,7 @@ def _read_header(path: Path, rebuild: str) -> dict[str, Any]:
     if len(text) < length or isal_zlib.crc32(text) != crc:
         raise InputFormatError(path, "header", "the index is damaged (CRC-32 differs)", rebuild)
     header: dict[str, Any] = json.loads(text)
-    if header["version"] != FORMAT_VERSION or header["seed"] != [SEED, INNER] or header["gap"] != GAP:
+    if header["version"] != FORMAT_VERSION or header["seed"] != [SEED, CORE, INNER] or header["gap"] != GAP:
         raise InputFormatError(path, "header", f"made for another version (format {header['version']})", rebuild)
     if header["byteorder"] != sys.byteorder:
         raise InputFormatError(path, "header", "made on a machine of the other byte order", rebuild)

@@ -42,8 +42,10 @@ class PackedReads(NamedTuple):
 class Tables(NamedTuple):
     """The arrays of an `Index`: see there.
 
-    reference: uint64, 2-bit bases; table: uint64 [8 * n_buckets]; lists: uint64; tag_shift: uint64.
-    contig_offset, contig_stop: int64 [n_contigs].
+    reference: uint64, 2-bit bases; table: uint64 [8 * n_buckets]; lists: uint64.
+    contig_offset, contig_stop: int64 [n_contigs]; is_alt: uint8 [n_contigs].
+    circular: int64 [2], place and length of the circular contig, (0, 0) if there is none.
+    range_buckets: uint64, buckets of a range of the table.
     """
 
     reference: NDArray[np.uint64]
@@ -51,7 +53,9 @@ class Tables(NamedTuple):
     lists: NDArray[np.uint64]
     contig_offset: NDArray[np.int64]
     contig_stop: NDArray[np.int64]
-    tag_shift: np.uint64
+    is_alt: NDArray[np.uint8]
+    circular: NDArray[np.int64]
+    range_buckets: np.uint64
 
 
 #: Shortest and longest fragment of a proper pair: shorter ones are adapter dimers; the index keeps more filler
@@ -108,7 +112,7 @@ def allocate_reads(n_pairs: int, longest: int) -> PackedReads:
     )
 
 
-_WORDS, _PLACES = np.zeros(1, np.uint64), np.zeros(1, np.int64)
+_WORDS, _PLACES, _BYTES = np.zeros(1, np.uint64), np.zeros(1, np.int64), np.zeros(1, np.uint8)
 READS_TYPE = numba.typeof(allocate_reads(1, 1))
-TABLES_TYPE = numba.typeof(Tables(_WORDS, _WORDS, _WORDS, _PLACES, _PLACES, np.uint64(0)))
+TABLES_TYPE = numba.typeof(Tables(_WORDS, _WORDS, _WORDS, _PLACES, _PLACES, _BYTES, _PLACES, np.uint64(1)))
 INSERT_TYPE = numba.typeof(InsertSize())

@@ -3,9 +3,9 @@
 
 In: `PairBatch`. Out: `PackedReads`. Next: `align/fast.py`.
 
-Seeds are closed syncmers (Edgar 2021): a window of SEED bases is a seed if the smallest hashed inner word of
-INNER bases stands at one of its ends. The rule looks at nothing outside the window, so a read and its place in
-the reference choose the same seeds, on either strand: inner words are taken in canonical form.
+Seeds are windows of SEED bases whose core, the inner CORE bases, is a closed syncmer (Edgar 2021): the smallest
+hashed inner word of INNER bases stands at one of the core's ends. The rule looks at nothing outside the core, so a
+read and its place in the reference choose the same seeds, on either strand: inner words are taken in canonical form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from megabolt.align.packed import READS_TYPE, PackedReads
-from megabolt.align.table import INNER, SEED, mix
+from megabolt.align.table import CORE, FLANK, INNER, SEED, SEED_MASK, mix, oriented_hash
 from megabolt.align.verify import code_of_ascii
 from megabolt.compute.bits import (
     U,
@@ -30,8 +30,8 @@ from megabolt.compute.bits import (
 )
 from megabolt.compute.jit import callee, kernel
 
-#: Inner words per seed.
-_SPAN = SEED - INNER + 1
+#: Inner words per core.
+_SPAN = CORE - INNER + 1
 #: Reference bases handled at once when seeds are collected: four uint32 arrays of it fit the L2 cache.
 _BLOCK = 8192
 
@@ -60,10 +60,14 @@ def _syncmer_flags(codes: Any, n: Any, scratch: Any, stride: Any, flags: Any) ->
         for i in range(n - step):
             behind[i] = (behind[i] << np.uint32(2 * step)) | later_behind[i]
     n_inner = n - INNER + 1
-    later_ahead = ahead[8 : n + 8]
-    later_behind = behind[8 : n + 8]
+    # Two words of eight, four bases apart: they overlap in four, which agree.
+    later_ahead = ahead[INNER - 8 : n + INNER - 8]
+    later_behind = behind[INNER - 8 : n + INNER - 8]
     for i in range(n_inner):
-        x = min(ahead[i] | (later_ahead[i] << np.uint32(16)), (behind[i] << np.uint32(16)) | later_behind[i])
+        x = min(
+            ahead[i] | (later_ahead[i] << np.uint32(2 * INNER - 16)),
+            (behind[i] << np.uint32(2 * INNER - 16)) | later_behind[i],
+        )
         x = np.uint32(x * np.uint32(0x9E3779B1))  # the cast keeps Numba from widening to 64 bits
         x = np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x85EBCA77))
         hashed[i] = x ^ (x >> np.uint32(13))
@@ -75,10 +79,12 @@ def _syncmer_flags(codes: Any, n: Any, scratch: Any, stride: Any, flags: Any) ->
         for i in range(n_inner - 2 * step + 1):
             lowest[i] = min(lowest[i], later[i])
     n_starts = n - SEED + 1
-    last = hashed[_SPAN - 1 :]
+    lowest8 = lowest[FLANK:]
+    first = hashed[FLANK:]
+    last = hashed[FLANK + _SPAN - 1 :]
     for i in range(n_starts):
-        low = min(lowest[i], last[i])
-        flags[i] = np.uint8((low == hashed[i]) | (low == last[i]))
+        low = min(lowest8[i], last[i])
+        flags[i] = np.uint8((low == first[i]) | (low == last[i]))
     return n_starts
 
 
@@ -176,14 +182,13 @@ def collect_reference_seeds(
 ) -> int:
     """Seeds of reference[start:stop] (a stretch without N): hash and position << 1 | strand of each.
 
-    strand is 1 where the reverse complement is the canonical form. Returns their number; the arrays must have
+    strand is 1 where the reverse complement has the lower key. Returns their number; the arrays must have
     room for one seed a base.
     """
     stride = _BLOCK + 128
     scratch = np.zeros(4 * stride, np.uint32)
     codes = np.zeros(_BLOCK + 256, np.uint8)
     flags = np.zeros(_BLOCK + 256, np.uint8)
-    seed_mask = (U(1) << U(2 * SEED)) - U(1)
     found = 0
     position = start
     while position + SEED <= stop:
@@ -201,14 +206,10 @@ def collect_reference_seeds(
             while marks != U(0):
                 here = position + base + trailing_zeros(marks)
                 marks &= marks - U(1)
-                ahead = bases_at(reference, here) & seed_mask
+                ahead = bases_at(reference, here) & SEED_MASK
                 behind = reverse_bases(~ahead) >> U(64 - 2 * SEED)
-                strand = U(0)
-                if behind < ahead:
-                    ahead = behind
-                    strand = U(1)
-                hashes[U(found)] = mix(ahead)
-                places[U(found)] = (U(here) << U(1)) | strand
+                hashes[U(found)], strand = oriented_hash(ahead, behind)
+                places[U(found)] = (U(here) << U(1)) | U(strand)
                 found += 1
         position += n_starts
     return found

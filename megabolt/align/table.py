@@ -2,6 +2,21 @@
 """Callees of the placement kernels: looking seeds up in the index table.
 
 In: packed reads, the index table. Out: entries. Next: `align/fast.py`, `align/candidates.py`.
+
+A seed is a window of SEED bases: a *core* of CORE bases with FLANK bases on either side. The table is hashed by
+the core and tagged with core and flanks, so that one line of memory answers both for the whole seed (`find`) and for
+its core alone (`find_core`): reads that differ much from the reference find fewer, shorter seeds in the same table
+(multi-context seeds, as in strobealign: Tolstoganov et al. 2024).
+
+A seed's *key* is core << 8 | flanks, of the strand whose key is the lower one: cores decide, flanks only where a
+core is its own reverse complement. Its *hash* is that key with the core replaced by a bijection of it:
+
+    hash (48 bits) = 32 bits that choose the home bucket | 8 more | 8 bits of flanks        tag = its low 24 bits
+
+Buckets form ranges of equal size; a full bucket overflows into the next one of its range, from the last into the
+first. Cores with more than MOST_FLANKS distinct seeds (satellites, poly-A) would fill whole neighbourhoods: their
+entries lie in a bucket chosen by core and flanks, in the same range, and a *marker* (count 0) in the home bucket
+says so.
 """
 
 from __future__ import annotations
@@ -13,21 +28,30 @@ import numpy as np
 from megabolt.compute.bits import U, bases_at, prefetch
 from megabolt.compute.jit import callee, inline
 
-#: Seed length and the length of the inner words that choose seeds (closed syncmers, Edgar 2021, PeerJ 9:e10805).
-SEED = 24
-INNER = 16
+#: Lengths of seeds, and of the inner words that choose seeds (closed syncmers, Edgar 2021, PeerJ 9:e10805).
+CORE, FLANK = 20, 2
+SEED = CORE + 2 * FLANK
+INNER = 12
 
-#: The index table: 64-byte buckets of eight entries, tag (24 bits) | count (7) | place or list offset (33).
+#: 64-byte buckets of eight entries: tag (24 bits) | count (7) | place << 1 | strand, or list offset (33).
 BUCKET = 8
-COUNT_SHIFT, TAG_SHIFT = 33, 40
+COUNT_SHIFT, TAG_SHIFT, CORE_SHIFT = 33, 40, 48
 TAG_MASK = U((1 << 24) - 1)
 COUNT_MASK = U(127)
 PLACE_MASK = U((1 << 33) - 1)
 #: A count that does not fit: the true count stands in front of the list.
 LONG_LIST = 127
 LONGEST_SHORT_LIST = 100
+#: Distinct seeds of a core from which on it is crowded, and entries that `find_core` may return.
+MOST_FLANKS, MOST_ENTRIES = 12, 16
+#: The payload of a marker: without it, an entry could be 0.
+MARKER_PAYLOAD = 1
 
 SEED_MASK = U((1 << (2 * SEED)) - 1)
+_CORE_MASK = U((1 << (2 * CORE)) - 1)
+_NO_MARKER = U((1 << 64) - 1)
+#: What `_probe` returns where the chain ends without the tag.
+_ABSENT, _CROWDED = np.int64(-1), np.int64(-2)
 
 
 @inline
@@ -39,29 +63,108 @@ def mix(word: Any) -> Any:
 
 
 @inline
+def key_of(window: Any) -> Any:
+    """Core and flanks of a window of SEED bases (no other bits set) as one number of 48 bits."""
+    return (((window >> U(4)) & _CORE_MASK) << U(8)) | ((window >> U(44)) << U(4)) | (window & U(15))
+
+
+@inline
+def hash_of(key: Any) -> Any:
+    """The hash of a key: a bijection of the 40 bits of the core (shifts and odd factors modulo 2^40), flanks as is."""
+    x = key >> U(8)
+    x = ((x ^ (x >> U(21))) * U(0x9E3779B97F4A7C15)) & _CORE_MASK
+    x = ((x ^ (x >> U(18))) * U(0xD6E8FEB86659FD93)) & _CORE_MASK
+    x ^= x >> U(22)
+    return (x << U(8)) | (key & U(255))
+
+
+@inline
 def bucket_of(hash_: Any, n_buckets: Any) -> Any:
-    """The bucket of a hash: its upper half scaled to the number of buckets."""
-    return ((hash_ >> U(32)) * n_buckets) >> U(32)
+    """The home bucket of a hash: its upper 32 bits scaled to the number of buckets."""
+    return ((hash_ >> U(16)) * n_buckets) >> U(32)
+
+
+@inline
+def crowded_bucket_of(hash_: Any, home: Any, range_buckets: Any) -> Any:
+    """The bucket of a seed whose core is crowded, in the range of its home bucket."""
+    return home - home % range_buckets + (((mix(hash_) >> U(32)) * range_buckets) >> U(32))
+
+
+@inline
+def next_bucket(bucket: Any, range_buckets: Any) -> Any:
+    """Where a full bucket overflows to."""
+    following = bucket + U(1)
+    return following - range_buckets if following % range_buckets == U(0) else following
+
+
+@inline
+def marker_of(hash_: Any) -> Any:
+    """What tag and count of an entry are together, if it marks the core of a hash as crowded."""
+    return ((hash_ & TAG_MASK) >> U(8)) << U(TAG_SHIFT + 8 - COUNT_SHIFT)
 
 
 @callee
-def find(tables: Any, hash_: Any) -> Any:
-    """The table's entry of a seed hash, 0 if there is none."""
-    table = tables.table
-    n_buckets = U(len(table) // BUCKET)
-    bucket = bucket_of(hash_, n_buckets)
-    tag = (hash_ >> tables.tag_shift) & TAG_MASK
+def probe(table: Any, bucket: Any, range_buckets: Any, tag: Any, marker: Any) -> Any:
+    """Slot of the first entry with a tag in the chain from a bucket on; _CROWDED if there is none but a marker."""
+    absent = _ABSENT
     while True:
         first = bucket * U(BUCKET)
         for slot in range(BUCKET):
             entry = table[first + U(slot)]
             if entry == U(0):
-                return U(0)
-            if (entry >> U(TAG_SHIFT)) == tag:
-                return entry
-        bucket += U(1)
-        if bucket == n_buckets:
-            bucket = U(0)
+                return absent
+            if (entry >> U(TAG_SHIFT)) == tag and ((entry >> U(COUNT_SHIFT)) & COUNT_MASK) != U(0):
+                return np.int64(first) + slot
+            if (entry >> U(COUNT_SHIFT)) == marker:
+                absent = _CROWDED
+        bucket = next_bucket(bucket, range_buckets)
+
+
+@callee
+def slot_of(table: Any, home: Any, range_buckets: Any, hash_: Any) -> Any:
+    """Slot of a seed's entry, negative if it has none. `home`: its home bucket in this table (or part of one)."""
+    tag = hash_ & TAG_MASK
+    slot = probe(table, home, range_buckets, tag, marker_of(hash_))
+    if slot == _CROWDED:
+        slot = probe(table, crowded_bucket_of(hash_, home, range_buckets), range_buckets, tag, _NO_MARKER)
+    return slot
+
+
+@callee
+def find(tables: Any, hash_: Any) -> Any:
+    """The table's entry of a seed hash, 0 if there is none.
+
+    The entry's list is complete. Once in 2^24 it belongs to another seed or holds its places too: places are to be
+    compared with the read.
+    """
+    table = tables.table
+    slot = slot_of(table, bucket_of(hash_, U(len(table) // BUCKET)), tables.range_buckets, hash_)
+    return table[U(slot)] if slot >= 0 else U(0)
+
+
+@callee
+def find_core(tables: Any, hash_: Any, entries: Any) -> Any:
+    """All entries of the core of a hash, whatever their flanks: uint64 [>= MOST_ENTRIES]. Returns their number.
+
+    -1 if the core is crowded. Once in 2^16 an entry belongs to another core. A core that is its own reverse
+    complement may lie at each place on both strands, of which one is listed.
+    """
+    table = tables.table
+    bucket = bucket_of(hash_, U(len(table) // BUCKET))
+    core = (hash_ & TAG_MASK) >> U(8)
+    found = 0
+    while True:
+        first = bucket * U(BUCKET)
+        for slot in range(BUCKET):
+            entry = table[first + U(slot)]
+            if entry == U(0):
+                return found
+            if (entry >> U(CORE_SHIFT)) == core:
+                if ((entry >> U(COUNT_SHIFT)) & COUNT_MASK) == U(0) or found == MOST_ENTRIES:
+                    return -1
+                entries[found] = entry
+                found += 1
+        bucket = next_bucket(bucket, tables.range_buckets)
 
 
 @callee
@@ -71,12 +174,19 @@ def fetch_bucket(tables: Any, hash_: Any) -> None:
     prefetch(table, np.int64(bucket_of(hash_, U(len(table) // BUCKET)) * U(BUCKET)))
 
 
+@inline
+def oriented_hash(ahead: Any, behind: Any) -> Any:
+    """Hash of a seed given as its window and the reverse complement of that, and 1 if the latter has the lower key."""
+    key, other = key_of(ahead), key_of(behind)
+    if other < key:
+        return hash_of(other), 1
+    return hash_of(key), 0
+
+
 @callee
 def seed_hash(reads: Any, r: Any, position: Any) -> Any:
-    """Hash of the canonical seed at a read position, and 1 if the opposite strand is the canonical one."""
+    """Hash of the seed at a read position, and 1 if the opposite strand has the lower key."""
     first = r * reads.words * 32
     ahead = bases_at(reads.forward, first + position) & SEED_MASK
     behind = bases_at(reads.reverse, first + reads.length[r] - SEED - position) & SEED_MASK
-    if behind < ahead:
-        return mix(behind), 1
-    return mix(ahead), 0
+    return oriented_hash(ahead, behind)

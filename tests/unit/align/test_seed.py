@@ -8,13 +8,13 @@ import pytest
 
 from megabolt.align.packed import PackedReads, allocate_reads
 from megabolt.align.seed import collect_reference_seeds, pack_reads
-from megabolt.align.table import INNER, SEED
+from megabolt.align.table import CORE, FLANK, INNER, SEED
 from megabolt.formats.bases import decode, encode, reverse_complement
 from megabolt.testing.batches import pair_batch
 
 
 def hash_inner(codes: np.ndarray) -> int:
-    """The 32-bit hash by which inner words are compared."""
+    """The 32-bit hash by which inner words (of 24 bits) are compared."""
     value = sum(int(c) << (2 * i) for i, c in enumerate(codes))
     other = sum(int(c) << (2 * i) for i, c in enumerate(reverse_complement(codes)))
     x = (min(value, other) * 0x9E3779B1) & 0xFFFFFFFF
@@ -23,10 +23,11 @@ def hash_inner(codes: np.ndarray) -> int:
 
 
 def plain_seeds(codes: np.ndarray) -> list[int]:
-    """Closed syncmers by their definition."""
+    """Windows around closed syncmers, by their definition."""
     found = []
     for start in range(len(codes) - SEED + 1):
-        inner = [hash_inner(codes[start + i : start + i + INNER]) for i in range(SEED - INNER + 1)]
+        core = codes[start + FLANK : start + FLANK + CORE]
+        inner = [hash_inner(core[i : i + INNER]) for i in range(CORE - INNER + 1)]
         if min(inner) in (inner[0], inner[-1]):
             found.append(start)
     return found
