@@ -21,7 +21,8 @@ from megabolt.formats.bam_records import RecordBlock
 from megabolt.formats.bases import CODE_OF_NIBBLE
 
 U = np.uint64
-#: Unmapped, secondary, failed quality control, duplicate, supplementary: no evidence from these records.
+#: Unmapped, secondary, failed quality control, duplicate, supplementary: no evidence from these records. The parts of
+#: a split read other than the primary one, which has all its bases, would be counted as further templates.
 UNUSABLE_FLAGS = 0x4 | 0x100 | 0x200 | 0x400 | 0x800
 #: Reads that span more reference than this are dropped (split alignments and spliced reads): it bounds how far
 #: a read can reach into a chunk, so that every chunk sees the same reads.

@@ -42,6 +42,8 @@ COUNTS = (
     "inserts",
     "insert_sum",
     "insert_square_sum",
+    "paired",
+    "supplementary",
 )
 #: Proper pairs with a longer template are left out of the insert size's mean and deviation.
 LONGEST_INSERT = 10_000
@@ -54,7 +56,9 @@ def count_reads(block: RecordBlock, targets: Sequence[NDArray[np.int64]] | None)
     Parameters
     ----------
     block
-        Packed records, each counted once.
+        Packed records. Each read is counted once, by its primary record; supplementary and secondary ones add
+        nothing but to their own count, as in Picard's CollectAlignmentSummaryMetrics and the primary lines of
+        `samtools flagstat`.
     targets
         Per contig int64 [n, 2], sorted half-open intervals: bases outside do not count for the depth. None:
         all aligned bases do.
@@ -77,19 +81,21 @@ def count_reads(block: RecordBlock, targets: Sequence[NDArray[np.int64]] | None)
 def read_sections(counts: NDArray[np.int64], depth_bases: int) -> dict[str, Any]:
     """The sections `reads`, `depth` and `insert_size`; the depth is a mean over `depth_bases` positions."""
     n = dict(zip(COUNTS, counts.tolist()))
-    total, mapped, inserts = n["total"], n["mapped"], n["inserts"]
+    total, mapped, paired, inserts = n["total"], n["mapped"], n["paired"], n["inserts"]
     mean = n["insert_sum"] / inserts if inserts else 0.0
     variance = n["insert_square_sum"] / inserts - mean * mean if inserts else 0.0
     return {
         "reads": {
-            "pairs": total // 2,
+            "pairs": paired // 2,
+            "single": total - paired,
             "total": total,
             "mapped": mapped,
             "mapped_fraction": _ratio(mapped, total),
             "properly_paired": n["properly_paired"],
-            "properly_paired_fraction": _ratio(n["properly_paired"], total),
+            "properly_paired_fraction": _ratio(n["properly_paired"], paired),
             "duplicates": n["duplicates"],
             "duplicate_fraction": _ratio(n["duplicates"], mapped),
+            "supplementary": n["supplementary"],
             "mapq20_fraction": _ratio(n["mapq20"], total),
             "mismatch_rate": _ratio(n["edited_bases"], n["aligned_bases"], 8),
         },
@@ -239,12 +245,14 @@ def _count(
         end = offsets[i + 1]
         flag = np.int64(load_u16(data, p + 18))
         if flag & 0x900 != 0:  # secondary, supplementary: not another read
+            counts[12] += flag & 0x900 == 0x800
             continue
         counts[0] += 1
+        counts[11] += flag & 1
         if flag & 0x4 != 0:
             continue
         counts[1] += 1
-        if flag & 0x2 != 0:
+        if flag & 0x3 == 0x3:
             counts[2] += 1
         if flag & 0x400 != 0:
             counts[3] += 1

@@ -140,6 +140,7 @@ def render(samples: Sequence[SampleReport], created: str) -> str:
 #: Columns of the overview: title, and the leaf of metrics.json that fills it.
 OVERVIEW = {
     "read pairs": "reads.pairs",
+    "single reads": "reads.single",
     "mapped": "reads.mapped_fraction",
     "duplicates": "reads.duplicate_fraction",
     "mean depth": "depth.mean",

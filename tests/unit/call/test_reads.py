@@ -52,6 +52,26 @@ def test_unusable_records_are_left_out() -> None:
     assert len(reads) == 1
 
 
+def test_other_parts_of_split_reads_change_nothing() -> None:
+    """A supplementary record has its read's name and mate flags, and lies where it could be taken for the mate."""
+    pair = mates("ACCCCC")
+    parts = [
+        HandRead(11, "3H4M", "ACGT", "pair", flag=PAIRED | FIRST | 0x800),
+        HandRead(13, "4M3S", "ACGTACG", "pair", flag=PAIRED | SECOND | 0x800),
+        HandRead(13, "4M3S", "ACGTACG", "pair", flag=PAIRED | SECOND | 0x100),
+    ]
+    plain, with_parts = decode_all(pair), decode_all([*parts, *pair])
+    for name, value in vars(plain).items():
+        assert np.array_equal(value, getattr(with_parts, name)), name
+
+
+def test_single_reads_have_no_mates() -> None:
+    """Not even reads of one name, from two lanes."""
+    reads = decode_all([HandRead(10, "4M", "ACGT", "x"), HandRead(11, "4M", "CGTA", "x"), *mates("ACCCCC")])
+    assert reads.mate.tolist() == [-1, 3, -1, 1]
+    assert reads.qualities[:4].tolist() == [35] * 4
+
+
 def mates(second: str, **fields: int) -> list[HandRead]:
     return [
         HandRead(10, "6M", "ACGTAC", "pair", flag=PAIRED | FIRST, quality=37),

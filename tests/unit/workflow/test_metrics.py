@@ -32,7 +32,7 @@ def random_record(rng: np.random.Generator, header: Any, start: int) -> Any:
     record.query_name = "r" * int(rng.integers(1, 30))
     record.query_sequence = "A" * 50
     record.query_qualities = pysam.qualitystring_to_array("I" * 50)
-    record.flag = int(rng.choice([0x63, 0x93, 0x53, 0x3, 0x463, 0x903, 0x103, 0x1, 0x5]))
+    record.flag = int(rng.choice([0x63, 0x93, 0x53, 0x3, 0x463, 0x903, 0x103, 0x803, 0x1, 0x5, 0x0, 0x10, 0x400, 0x4]))
     record.reference_id = int(start >= 5000)
     record.reference_start = start % 5000
     record.mapping_quality = int(rng.choice([0, 19, 20, 60]))
@@ -68,13 +68,15 @@ def plain_counts(path: Path, targets: Any) -> dict[str, int]:
     n = dict.fromkeys(COUNTS, 0)
     with pysam.AlignmentFile(str(path)) as file:
         for record in file:
+            n["supplementary"] += record.is_supplementary and not record.is_secondary
             if record.is_secondary or record.is_supplementary:
                 continue
             n["total"] += 1
+            n["paired"] += record.is_paired
             if record.is_unmapped:
                 continue
             n["mapped"] += 1
-            n["properly_paired"] += record.is_proper_pair
+            n["properly_paired"] += record.is_paired and record.is_proper_pair
             n["duplicates"] += record.is_duplicate
             n["mapq20"] += record.mapping_quality >= 20
             places = [place for _, place in record.get_aligned_pairs(matches_only=True)]
@@ -106,6 +108,23 @@ def test_counts_agree_with_pysam(bam: Path, targets: Any) -> None:
         for block in reader.blocks():
             total += count_reads(block, targets)
     assert dict(zip(COUNTS, total.tolist())) == plain_counts(bam, targets)
+
+
+def test_counts_agree_with_flagstat(bam: Path) -> None:
+    permit = authorize("s", "test", open_data="T. Tester: made up for a test")
+    with BamReader(bam, permit) as reader:
+        counts = sum(count_reads(block, None) for block in reader.blocks())
+    ours = dict(zip(COUNTS, np.asarray(counts).tolist()))
+    theirs = json.loads(pysam.flagstat(str(bam), "-O", "json"))["QC-passed reads"]
+    names = {
+        "total": "primary", "mapped": "primary mapped", "paired": "paired in sequencing",
+        "properly_paired": "properly paired", "duplicates": "primary duplicates", "supplementary": "supplementary",
+    }  # fmt: skip
+    assert {name: ours[name] for name in names} == {name: theirs[their] for name, their in names.items()}
+    sections = read_sections(np.asarray(counts), 1)
+    assert sections["reads"]["pairs"] == theirs["paired in sequencing"] // 2
+    assert sections["reads"]["single"] == theirs["primary"] - theirs["paired in sequencing"] > 0
+    assert sections["reads"]["supplementary"] > 0
 
 
 def test_nothing_counts_to_nothing() -> None:
