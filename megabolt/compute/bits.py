@@ -1,8 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words and bits inside kernels: unaligned loads and stores, prefetch, bit counts, 2-bit packed sequences.
 
-Raw loads and stores do not check bounds, not even under NUMBA_BOUNDSCHECK=1: every buffer they touch carries
-`PADDING` spare bytes behind its last valid one.
+Raw loads and stores read and write whole words or vectors wherever they are told to. What an access touches, and so
+what a buffer must have behind (never before) its last valid byte:
+
+=================================================  ==================================================
+`load_u64`, `store_u64`                            8 bytes from the offset: 7 behind
+`load_u32`, `load_i32`, `store_u32`                4 bytes: 3 behind
+`load_u16`, `store_u16`                            2 bytes: 1 behind
+`equal_mask64`, the masks of `formats.fastq_scan`  64 bytes: 63 behind
+`bases_at`                                         the word of the position and the next: 1 word behind
+`simd.load`, `simd.store`                          a register, up to 64 bytes: 63 behind
+`prefetch`                                         nothing: any address will do
+=================================================  ==================================================
+
+Buffers of bytes that kernels touch in this way carry `PADDING` bytes behind their last valid one, inside the array.
+Under NUMBA_BOUNDSCHECK=1 every access is held to the array it is given (a slice of an array counts as its own
+array), like ordinary indexing; without it nothing is checked. tests/safety runs the kernels between guard pages.
 """
 
 from __future__ import annotations
@@ -25,18 +39,36 @@ U = np.uint64
 EVEN_BITS = U(0x5555555555555555)
 
 
-def _element_pointer(context: Any, builder: Any, signature: Any, args: Any, bits: int) -> Any:
-    array = context.make_array(signature.args[0])(context, builder, args[0])
+def raw_pointer(context: Any, builder: Any, array_type: Any, value: Any, byte_offset: Any, pointee: Any) -> Any:
+    """Pointer to the `pointee` (an LLVM type) at a byte offset of an array, for the body of an intrinsic.
+
+    Where the function is compiled with bounds checks, it raises IndexError if that lies outside the array.
+    """
+    array = context.make_array(array_type)(context, builder, value)
     base = builder.bitcast(array.data, ir.IntType(8).as_pointer())
-    byte = builder.gep(base, [args[1]])
-    return builder.bitcast(byte, ir.IntType(bits).as_pointer())
+    hold_inside(context, builder, array, byte_offset, context.get_abi_sizeof(pointee))
+    return builder.bitcast(builder.gep(base, [byte_offset]), pointee.as_pointer())
+
+
+def hold_inside(context: Any, builder: Any, array: Any, byte_offset: Any, size: int) -> None:
+    """With bounds checks, raise IndexError unless `size` bytes from the offset on are in the array."""
+    if not context.enable_boundscheck:
+        return
+    room = builder.mul(array.nitems, array.itemsize)
+    outside = builder.or_(
+        builder.icmp_signed("<", byte_offset, byte_offset.type(0)),
+        builder.icmp_signed(">", builder.add(byte_offset, byte_offset.type(size)), room),
+    )
+    with cgutils.if_unlikely(builder, outside):
+        context.call_conv.return_user_exc(builder, IndexError, (f"{size} bytes that are not all in the array",))
 
 
 def _make_load(bits: int, result: Any) -> Any:
     @intrinsic
     def load(typing_context: Any, array: Any, byte_offset: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.load(_element_pointer(context, builder, signature, args, bits), align=1)
+            pointer = raw_pointer(context, builder, signature.args[0], args[0], args[1], ir.IntType(bits))
+            return builder.load(pointer, align=1)
 
         return result(array, types.int64), codegen
 
@@ -47,7 +79,8 @@ def _make_store(bits: int, value_type: Any) -> Any:
     @intrinsic
     def store(typing_context: Any, array: Any, byte_offset: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            builder.store(args[2], _element_pointer(context, builder, signature, args, bits), align=1)
+            pointer = raw_pointer(context, builder, signature.args[0], args[0], args[1], ir.IntType(bits))
+            builder.store(args[2], pointer, align=1)
             return context.get_dummy_value()
 
         return types.void(array, types.int64, value_type), codegen
@@ -118,11 +151,8 @@ def equal_mask64(typing_context: Any, array: Any, byte_offset: Any, value: Any) 
     """Bit i of the result is set where byte `byte_offset + i` equals `value` (64 bytes at once)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        i8, lanes = ir.IntType(8), ir.VectorType(ir.IntType(8), 64)
-        ary = context.make_array(signature.args[0])(context, builder, args[0])
-        base = builder.bitcast(ary.data, i8.as_pointer())
-        pointer = builder.bitcast(builder.gep(base, [args[1]]), lanes.as_pointer())
-        block = builder.load(pointer, align=1)
+        lanes = ir.VectorType(ir.IntType(8), 64)
+        block = builder.load(raw_pointer(context, builder, signature.args[0], args[0], args[1], lanes), align=1)
         single = builder.insert_element(ir.Constant(lanes, ir.Undefined), args[2], ir.IntType(32)(0))
         mask = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
         splat = builder.shuffle_vector(single, ir.Constant(lanes, ir.Undefined), mask)

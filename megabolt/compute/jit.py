@@ -39,7 +39,9 @@ def cache_folder() -> Path:
         source = package / name
         if source.exists():
             digest.update(source.read_bytes())
-    digest.update(os.environ.get("MEGABOLT_SIMD_BITS", "").encode())  # decides the lane count of every vector kernel
+    # The lane count of every vector kernel, and whether kernels check bounds: Numba's own key has neither.
+    for name in ("MEGABOLT_SIMD_BITS", "NUMBA_BOUNDSCHECK"):
+        digest.update(f"{name}={os.environ.get(name, '')};".encode())
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "megabolt" / f"kernels-{digest.hexdigest()[:12]}"
 

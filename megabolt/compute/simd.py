@@ -12,7 +12,7 @@ The width is that of the processor's registers, chosen when this module is impor
 256 with AVX2, else 128 (SSE2, NEON). A width that the machine lacks runs correctly but many times slower.
 MEGABOLT_SIMD_BITS=128, 256 or 512 overrides the choice, for tests of the other widths.
 
-Loads and stores do not check bounds, not even under NUMBA_BOUNDSCHECK=1.
+Loads and stores check bounds only under NUMBA_BOUNDSCHECK=1, like those of `compute.bits`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from numba.core import cgutils, config
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-import megabolt.compute.jit  # noqa: F401 (sets the cache folder, also for who imports only this module)
+from megabolt.compute.bits import raw_pointer
 from megabolt.errors import UsageError
 
 
@@ -114,9 +114,15 @@ def aligned_empty(length: int, dtype: Any) -> Any:
     return raw[skip : skip + size].view(dtype)
 
 
+def _byte_offset(context: Any, builder: Any, array_type: Any, index: Any) -> Any:
+    itemsize = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
+    return builder.mul(index, index.type(itemsize))
+
+
 def _vector_pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Vector) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), vector.llvm.as_pointer())
+    return raw_pointer(
+        context, builder, array_type, array, _byte_offset(context, builder, array_type, index), vector.llvm
+    )
 
 
 def _in_every_lane(builder: Any, scalar: Any, vector: Vector) -> Any:
@@ -161,8 +167,10 @@ def broadcast(typing_context: Any, array: Any, index: Any) -> Any:
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        return _in_every_lane(builder, builder.load(builder.gep(data, [args[1]])), vector)
+        element = context.get_data_type(vector.element)
+        offset = _byte_offset(context, builder, sig.args[0], args[1])
+        pointer = raw_pointer(context, builder, sig.args[0], args[0], offset, element)
+        return _in_every_lane(builder, builder.load(pointer), vector)
 
     return vector(array, types.int64), codegen
 

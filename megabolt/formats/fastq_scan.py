@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from megabolt.compute.bits import U, equal_mask64, load_u64, trailing_zeros
+from megabolt.compute.bits import U, equal_mask64, load_u64, raw_pointer, trailing_zeros
 from megabolt.compute.jit import callee, inline, kernel
 
 #: Columns of the field table.
@@ -50,10 +50,7 @@ _LANES = ir.VectorType(ir.IntType(8), 64)
 
 
 def _load_lanes(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    array = context.make_array(signature.args[0])(context, builder, args[0])
-    base = builder.bitcast(array.data, ir.IntType(8).as_pointer())
-    pointer = builder.bitcast(builder.gep(base, [args[1]]), _LANES.as_pointer())
-    return builder.load(pointer, align=1)
+    return builder.load(raw_pointer(context, builder, signature.args[0], args[0], args[1], _LANES), align=1)
 
 
 def _constant(value: int) -> Any:
