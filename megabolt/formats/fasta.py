@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference genome: FASTA in, base codes in memory out.
+"""The reference genome: FASTA in, base codes out, contig by contig or all in memory.
 
-In: FASTA, plain, gzip or bgzip. Out: `FastaReference` (codes 0..4 of it all). Next: `megabolt.align.index`
-packs it to 2 bits; the caller asks either of them for stretches through the `Reference` protocol.
+In: FASTA, plain, gzip or bgzip. Out: contigs (`read_contigs`), `FastaReference` (codes 0..4 of it all). Next:
+`megabolt.align.index` packs them to 2 bits; the caller asks either for stretches through the `Reference` protocol.
 
 A reference is nobody's data: no permit is asked for.
 """
@@ -10,7 +10,9 @@ A reference is nobody's data: no permit is asked for.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.compute.bits import PADDING, U, equal_mask64
+from megabolt.compute.bits import PADDING, U
 from megabolt.compute.jit import kernel
 from megabolt.errors import InputFormatError
 from megabolt.formats.bases import CODE_OF_ASCII, N
@@ -26,6 +28,8 @@ from megabolt.formats.inflate import InputStream
 
 #: Reference names that SAM allows (specification 1.2.1).
 _NAME = re.compile(rb"[0-9A-Za-z!#$%&+./:;?@^_|~-][0-9A-Za-z!#$%&*+./:;=?@^_|~-]*\Z")
+#: Bytes of text handled at once.
+_BLOCK = 1 << 22
 _LONGEST_CONTIG = (1 << 31) - 1  # SAM's limit
 
 #: ASCII -> upper-case letter of the IUPAC nucleotide code (U and X too); 0 where no base can be meant.
@@ -96,6 +100,19 @@ class FastaReference:
         raise KeyError(name)
 
 
+def read_contigs(path: Path | str) -> Iterator[tuple[Contig, NDArray[np.uint8]]]:
+    """Read a genome contig by contig: each with its codes 0..4 (uint8 [length]), valid until the next is asked for.
+
+    Holds the longest contig in memory, not the genome. What is accepted and refused is as in `read_fasta`; an error
+    may come after some contigs.
+    """
+    reader = _Reader(Path(path), grown=1 << 22)
+    with reader:
+        for contig in reader.contigs():
+            yield contig, reader.bases[: contig.length]
+            reader.n_bases = 0
+
+
 def read_fasta(path: Path | str) -> FastaReference:
     """Read a whole genome.
 
@@ -110,54 +127,124 @@ def read_fasta(path: Path | str) -> FastaReference:
     """
     path = Path(path)
     with InputStream(path) as stream:
-        data = stream.read_all()
-    size = len(data) - PADDING
-    headers = _headers(path, data, size)
-    names = _names(path, data, headers)
-    first_base = np.zeros(len(headers) + 1, np.int64)
-    fault = np.zeros(2, np.int64)
-    n_bases = int(_compact(data, size, _UPPER, headers, first_base, fault))
-    if n_bases < 0:
-        raise _not_a_base(path, int(fault[0]), int(fault[1]))
-    contigs = tuple(
-        _contig(path, name, int(headers[i, 2]), data[first_base[i] : first_base[i + 1]]) for i, name in enumerate(names)
-    )
-    _encode(data, n_bases, CODE_OF_ASCII)
-    data[n_bases : n_bases + PADDING] = N
-    return FastaReference(path, contigs, data[: n_bases + PADDING], first_base)
+        packed = 4 if stream.is_gzip else 1
+    # Room that is not filled costs no memory: pages come when they are written to.
+    reader = _Reader(path, grown=packed * os.path.getsize(path) + _BLOCK)
+    with reader:
+        contigs = tuple(reader.contigs())
+    n_bases = reader.n_bases
+    reader.reserve(PADDING)
+    codes = reader.bases[: n_bases + PADDING]
+    codes[n_bases:] = N
+    offsets = np.concatenate(([0], np.cumsum([contig.length for contig in contigs], dtype=np.int64)))
+    return FastaReference(path, contigs, codes, offsets)
 
 
-def _headers(path: Path, data: NDArray[np.uint8], size: int) -> NDArray[np.int64]:
-    """int64 [n_contigs, 3]: first byte after '>', end of the line, number of the line."""
-    line, i = 1, 0
-    while i < size and data[i] in b"\r\n":
-        line += data[i] == 10
-        i += 1
-    if i == size:
-        raise InputFormatError(path, "", "the file is empty", "Check how it was made or copied.")
-    if data[i] != ord(">"):
-        why = "FASTQ, not FASTA" if data[i] == ord("@") else "sequence before the first header: not FASTA"
-        raise InputFormatError(path, f"line {line}", why, "A FASTA begins with a line like >chr1.")
-    headers = np.empty((1 << 12, 3), np.int64)
-    while (n := int(_find_headers(data, size, headers))) > len(headers):
-        headers = np.empty((n, 3), np.int64)
-    return headers[:n].copy()
+#: What `_take` carries from block to block: the line, whether a line begins, whether the last byte was a CR, and the
+#: byte that is no base.
+_LINE, _AT_START, _AFTER_CR, _FAULT, _N_STATE = range(5)
 
 
-def _names(path: Path, data: NDArray[np.uint8], headers: NDArray[np.int64]) -> list[str]:
-    seen: dict[str, int] = {}
-    for start, stop, line in headers.tolist():
-        words = data[start:stop].tobytes().split(maxsplit=1)
-        name = words[0] if words and data[start] not in b" \t" else b""
-        if not _NAME.match(name):
-            why = f"the contig name {name.decode('ascii', 'replace')!r} is empty or not allowed in SAM files"
-            raise InputFormatError(path, f"line {line}", why, "Rename the contig.")
-        text = name.decode("ascii")
-        if text in seen:
-            why = f"contig {text} again (first in line {seen[text]})"
-            raise InputFormatError(path, f"line {line}", why, "Give each contig its own name.")
-        seen[text] = line
-    return list(seen)
+class _Reader:
+    """Walks through a FASTA in blocks.
+
+    bases: codes of the contigs read so far, from the last time that `n_bases` was set to 0.
+    """
+
+    def __init__(self, path: Path, grown: int) -> None:
+        self.bases = np.empty(grown, np.uint8)
+        self.n_bases = 0
+        self._path = path
+        self._stream = InputStream(path)
+        self._bytes = bytearray(_BLOCK)
+        self._block = np.frombuffer(self._bytes, np.uint8)
+        self._at, self._size = 0, 0
+        self._state = np.array([1, 1, 0, 0], np.int64)
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stream.close()
+
+    def contigs(self) -> Iterator[Contig]:
+        """Read contig after contig into `bases`."""
+        self._skip_to_first()
+        seen: dict[str, int] = {}
+        while self._at < self._size:
+            line = int(self._state[_LINE])
+            name = _name_of(self._path, self._header(), line)
+            if name in seen:
+                why = f"contig {name} again (first in line {seen[name]})"
+                raise InputFormatError(self._path, f"line {line}", why, "Give each contig its own name.")
+            seen[name] = line
+            first = self.n_bases
+            self._sequence()
+            letters = self.bases[first : self.n_bases]
+            contig = _contig(self._path, name, line, letters)
+            _encode(letters, len(letters), CODE_OF_ASCII)
+            yield contig
+
+    def reserve(self, more: int) -> None:
+        """Make room in `bases` for more of them."""
+        if self.n_bases + more > len(self.bases):
+            grown = np.empty(max(2 * len(self.bases), self.n_bases + more), np.uint8)
+            grown[: self.n_bases] = self.bases[: self.n_bases]
+            self.bases = grown
+
+    def _fill(self) -> bool:
+        """The next block, if the last one is used up; False at the end of the file."""
+        if self._at == self._size:
+            self._at, self._size = 0, self._stream.readinto(self._block)
+        return self._at < self._size
+
+    def _skip_to_first(self) -> None:
+        while self._fill() and self._block[self._at] in b"\r\n":
+            self._state[_LINE] += int(self._block[self._at] == 10)
+            self._at += 1
+        if self._size == 0:
+            raise InputFormatError(self._path, "", "the file is empty", "Check how it was made or copied.")
+        first = self._block[self._at]
+        if first != ord(">"):
+            why = "FASTQ, not FASTA" if first == ord("@") else "sequence before the first header: not FASTA"
+            where = f"line {self._state[_LINE]}"
+            raise InputFormatError(self._path, where, why, "A FASTA begins with a line like >chr1.")
+
+    def _header(self) -> bytes:
+        """The text behind '>' up to the end of the line."""
+        text = bytearray()
+        while self._fill():
+            stop = self._bytes.find(b"\n", self._at, self._size)
+            text += self._bytes[self._at : stop if stop >= 0 else self._size]
+            if stop >= 0:
+                self._at = stop + 1
+                self._state[_LINE] += 1
+                break
+            self._at = self._size
+        self._state[_AT_START] = 1
+        return bytes(text[1:])
+
+    def _sequence(self) -> None:
+        """Append the letters up to the next header, in upper case."""
+        while self._fill():
+            self.reserve(self._size - self._at)
+            taken = np.zeros(2, np.int64)
+            _take(self._block, self._at, self._size, _UPPER, self.bases, self.n_bases, self._state, taken)
+            self._at, self.n_bases = int(taken[0]), int(taken[1])
+            if self._state[_FAULT] >= 0:
+                raise _not_a_base(self._path, int(self._state[_LINE]), int(self._state[_FAULT]))
+            if self._at < self._size:
+                break
+        self._fill()
+
+
+def _name_of(path: Path, header: bytes, line: int) -> str:
+    words = header.split(maxsplit=1)
+    name = words[0] if words and header[:1] not in b" \t" else b""
+    if not _NAME.match(name):
+        why = f"the contig name {name.decode('ascii', 'replace')!r} is empty or not allowed in SAM files"
+        raise InputFormatError(path, f"line {line}", why, "Rename the contig.")
+    return name.decode("ascii")
 
 
 def _contig(path: Path, name: str, line: int, letters: NDArray[np.uint8]) -> Contig:
@@ -175,61 +262,38 @@ def _not_a_base(path: Path, line: int, byte: int) -> InputFormatError:
     return InputFormatError(path, f"line {line}", f"{shown} is not a base", "Is this a nucleotide FASTA?")
 
 
-@kernel("int64(uint8[::1], int64, int64[:, ::1])")
-def _find_headers(data: Any, size: Any, headers: Any) -> Any:
-    """Fill (first byte after '>', end of line, line number) of each header; returns how many there are.
+@kernel("void(uint8[::1], int64, int64, uint8[::1], uint8[::1], int64, int64[::1], int64[::1])")
+def _take(block: Any, at: Any, size: Any, upper: Any, bases: Any, n: Any, state: Any, taken: Any) -> Any:
+    """Append the letters of block[at:size] to `bases`, in upper case, up to a line that begins with '>'.
 
-    More than fit are counted, not stored.
+    taken: where it stopped and the number of bases. State _FAULT becomes the byte that is no base, -1 if there is
+    none, and _LINE its line.
     """
-    n, line, at_line_start, open_header = 0, 1, True, False
-    block = 0
-    while block < size:
-        mask = equal_mask64(data, block, np.uint8(10))
-        if block == 0 or open_header or at_line_start or mask != U(0):
-            for i in range(block, min(block + 64, size)):
-                c = data[U(i)]
-                if at_line_start and c == 62:  # '>'
-                    if n < len(headers):
-                        headers[n, 0] = i + 1
-                        headers[n, 1] = size
-                        headers[n, 2] = line
-                    open_header = True
-                    n += 1
-                at_line_start = c == 10
-                if c == 10:
-                    if open_header and n <= len(headers):
-                        headers[n - 1, 1] = i
-                    open_header = False
-                    line += 1
-        block += 64
-    return n
-
-
-@kernel("int64(uint8[::1], int64, uint8[::1], int64[:, ::1], int64[::1], int64[::1])")
-def _compact(data: Any, size: Any, upper: Any, headers: Any, first_base: Any, fault: Any) -> Any:
-    """Move all bases to the front of `data`, in upper case; fills `first_base` of each contig.
-
-    Returns the number of bases, or -1 with `fault` = (line, byte) at a character that is no base.
-    """
-    n = 0
-    for contig in range(len(headers)):
-        first_base[contig] = n
-        stop = headers[contig + 1, 0] - 1 if contig + 1 < len(headers) else size
-        line = headers[contig, 2]
-        for i in range(headers[contig, 1], stop):
-            c = data[U(i)]
-            letter = upper[c]
-            if letter != 0:
-                data[U(n)] = letter  # n <= i: what is overwritten was read before
-                n += 1
-            elif c == 10:
-                line += 1
-            elif c != 13 or (i + 1 < size and data[U(i + 1)] != 10):
-                fault[0] = line
-                fault[1] = c
-                return -1
-    first_base[len(headers)] = n
-    return n
+    line, at_start, after_cr = state[_LINE], state[_AT_START] != 0, state[_AFTER_CR] != 0
+    fault = np.int64(-1)
+    while at < size:
+        c = block[U(at)]
+        letter = upper[c]
+        if letter != 0 and not after_cr:
+            bases[U(n)] = letter
+            n += 1
+            at_start = False
+        elif c == 10:
+            line += 1
+            at_start, after_cr = True, False
+        elif after_cr:
+            fault = np.int64(13)
+            break
+        elif c == 13:
+            after_cr, at_start = True, False
+        elif c == 62 and at_start:
+            break
+        else:
+            fault = np.int64(c)
+            break
+        at += 1
+    state[_LINE], state[_AT_START], state[_AFTER_CR], state[_FAULT] = line, at_start, after_cr, fault
+    taken[0], taken[1] = at, n
 
 
 @kernel("void(uint8[::1], int64, uint8[::1])")

@@ -12,8 +12,9 @@ import pysam
 import pytest
 
 from megabolt.errors import InputFormatError
+from megabolt.formats import fasta
 from megabolt.formats.bases import decode
-from megabolt.formats.fasta import FastaReference, read_fasta
+from megabolt.formats.fasta import FastaReference, read_contigs, read_fasta
 
 
 def read(tmp_path: Path, text: bytes, name: str = "ref.fa") -> FastaReference:
@@ -29,7 +30,7 @@ def sequences(reference: FastaReference) -> dict[str, str]:
 SIMPLE = b">chr1 first one\nACGT\nNacg\n>chr2\nTTTT\n"
 
 
-@pytest.mark.parametrize(
+ACCEPTED = pytest.mark.parametrize(
     "text",
     [
         SIMPLE,
@@ -52,11 +53,34 @@ SIMPLE = b">chr1 first one\nACGT\nNacg\n>chr2\nTTTT\n"
         "members",
     ],
 )
+
+
+@ACCEPTED
 def test_accepted_forms(tmp_path: Path, text: bytes) -> None:
     reference = read(tmp_path, text)
     assert sequences(reference) == {"chr1": "ACGTNACG", "chr2": "TTTT"}
     assert reference.contigs[0].md5 == hashlib.md5(b"ACGTNACG").hexdigest()
     assert reference.contig_index("chr2") == 1
+
+
+@ACCEPTED
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 8])
+def test_blocks_may_end_anywhere(tmp_path: Path, text: bytes, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = read(tmp_path, text)
+    monkeypatch.setattr(fasta, "_BLOCK", block)
+    reference = read(tmp_path, text)
+    assert reference.contigs == expected.contigs
+    assert sequences(reference) == sequences(expected)
+    found = [(contig, decode(codes)) for contig, codes in read_contigs(tmp_path / "ref.fa")]
+    assert found == list(zip(expected.contigs, sequences(expected).values(), strict=True))
+
+
+def test_contigs_longer_than_the_first_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fasta, "_BLOCK", 1 << 10)
+    letters = decode(np.random.default_rng(1).integers(0, 5, 9_000_000).astype(np.uint8))
+    (tmp_path / "ref.fa").write_text(">long\n" + letters[:5_000_000] + "\n>longer\n" + letters)
+    found = [decode(codes) for _, codes in read_contigs(tmp_path / "ref.fa")]
+    assert found == [letters[:5_000_000], letters]
 
 
 def test_bgzip(tmp_path: Path) -> None:
@@ -113,14 +137,19 @@ def test_random_genome_matches_htslib(tmp_path: Path) -> None:
         (b">p\nMKVLE\n", "line 2", "'L' is not a base"),
         (b">chr1\nAC\xff\n", "line 2", "byte 255"),
         (b">chr1\nAC\rGT\n", "line 2", "byte 13"),
+        (b">chr1\nAC>T\n", "line 2", "'>' is not a base"),
     ],
 )
-def test_refused(tmp_path: Path, text: bytes, where: str, why: str) -> None:
+def test_refused(tmp_path: Path, text: bytes, where: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputFormatError, match=why) as caught:
         read(tmp_path, text)
     assert caught.value.where == where
     assert caught.value.path.endswith("ref.fa")
     assert caught.value.help
+    monkeypatch.setattr(fasta, "_BLOCK", 2)
+    with pytest.raises(InputFormatError, match=why) as caught:
+        list(read_contigs(tmp_path / "ref.fa"))
+    assert caught.value.where == where
 
 
 def test_missing_file_and_bad_gzip(tmp_path: Path) -> None:
