@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 import pysam
 import pytest
 
-from megabolt.align.alignments import Alignments
+from megabolt.align.alignments import ALTERNATIVE, MAX_CIGAR, SUPPLEMENTARY, Alignments, ExtraAlignments
 from megabolt.align.record import (
     NO_END,
+    RECORDS_PER_READ,
     SIGNATURE_GAP,
     UNPLACED,
+    ContigNames,
     RecordChunk,
     build_records,
 )
@@ -54,10 +57,25 @@ class Place:
 
 @dataclass
 class Read:
+    """parts: of a split read; others: places it might come from as well. All places are of the read less `trimmed`."""
+
     name: str
     bases: str
     qualities: list[int]
     place: Place | None
+    parts: list[Place] = field(default_factory=list)
+    others: list[Place] = field(default_factory=list)
+    trimmed: int = 0
+    alt_ratio: float = 0.0
+    umi: str = ""
+
+    @property
+    def kept(self) -> str:
+        return self.bases[: len(self.bases) - self.trimmed]
+
+
+#: A pair, or a single read.
+Template = tuple[Read, ...]
 
 
 def make_genome(rng: np.random.Generator) -> list[str]:
@@ -79,37 +97,57 @@ def pack(genome: list[str]) -> tuple[Any, Any, Any]:
     return words, offsets, np.ascontiguousarray(intervals)
 
 
-def make_batch(pairs: list[tuple[Read, Read]]) -> tuple[Batch, Alignments]:
+def make_batch(templates: Sequence[Template]) -> tuple[Batch, Alignments]:
+    paired = len(templates[0]) == 2
     texts, tables = [], []
-    alignments = Alignments.allocate(len(pairs))
-    for m in range(2):
+    alignments = Alignments.allocate(len(templates))
+    for m in range(1 + paired):
         text, table = b"", []
-        for pair in pairs:
-            read = pair[m]
+        for template in templates:
+            read = template[m]
             name_start = len(text) + 1
-            text += b"@" + read.name.encode() + b"\n"
+            text += b"@" + read.name.encode() + b" RX:Z:"
+            umi_start = len(text)
+            text += read.umi.encode() + b"\n"
             sequence_start = len(text)
             text += read.bases.encode() + b"\n+\n"
             quality_start = len(text)
             text += bytes(q + 33 for q in read.qualities) + b"\n"
-            table.append((name_start, len(read.name), sequence_start, quality_start, len(read.bases), 0, 0))
+            umi = (umi_start, len(read.umi)) if read.umi and m == 0 else (0, 0)
+            table.append((name_start, len(read.name), sequence_start, quality_start, len(read.bases), *umi))
         texts.append(np.frombuffer(bytearray(text + bytes(PADDING)), np.uint8))
         tables.append(np.array(table, np.int64))
-    for i, pair in enumerate(pairs):
-        for m in range(2):
-            place, r = pair[m].place, 2 * i + m
-            if place is None:
-                continue
-            alignments.mapped[r] = 1
-            alignments.contig[r], alignments.start[r] = place.contig, place.start
-            alignments.reverse[r], alignments.mapq[r] = place.reverse, place.mapq
-            alignments.score[r], alignments.second_score[r] = place.score, place.second
-            alignments.n_cigar[r] = len(place.cigar)
-            for k, (length, letter) in enumerate(place.cigar):
-                alignments.cigar[r, k] = length << 4 | "MIDNSHP=X".index(letter)
-        first, second = pair[0].place, pair[1].place
-        alignments.proper[i] = first is not None and second is not None and first.contig == second.contig
-    return Batch(len(pairs), (texts[0], texts[1]), (tables[0], tables[1])), alignments
+    if not paired:  # as the reader has it
+        texts.append(texts[0])
+        tables.append(tables[0].copy())
+        tables[1][:, 4:] = 0
+    extra: list[tuple[int, int, Place]] = []
+    for i, template in enumerate(templates):
+        for m, read in enumerate(template):
+            r = 2 * i + m
+            alignments.trimmed[r], alignments.alt_ratio[r] = read.trimmed, read.alt_ratio
+            extra += [(r, SUPPLEMENTARY, place) for place in read.parts]
+            extra += [(r, ALTERNATIVE, place) for place in read.others]
+            if read.place is not None:
+                alignments.mapped[r] = 1
+                set_place(alignments, r, read.place)
+        places = [read.place for read in template]
+        first, second = places[0], places[-1]
+        alignments.proper[i] = paired and first is not None and second is not None and first.contig == second.contig
+    alignments.extra = ExtraAlignments.allocate(len(extra))
+    for x, (r, kind, place) in enumerate(extra):
+        alignments.extra.read[x], alignments.extra.kind[x] = r, kind
+        set_place(alignments.extra, x, place)
+    return Batch(len(templates), (texts[0], texts[1]), (tables[0], tables[1]), paired=paired), alignments
+
+
+def set_place(arrays: Alignments | ExtraAlignments, k: int, place: Place) -> None:
+    arrays.contig[k], arrays.start[k] = place.contig, place.start
+    arrays.reverse[k], arrays.mapq[k] = place.reverse, place.mapq
+    arrays.score[k], arrays.second_score[k] = place.score, place.second
+    arrays.n_cigar[k] = len(place.cigar)
+    for j, (length, letter) in enumerate(place.cigar):
+        arrays.cigar[k, j] = length << 4 | "MIDNSHP=X".index(letter)
 
 
 def decode(chunk: RecordChunk, folder: Path) -> list[Any]:
@@ -131,7 +169,16 @@ def span(cigar: list[tuple[int, str]]) -> int:
     return sum(length for length, letter in cigar if letter in "MDN=X")
 
 
-def nm_and_md(place: Place, bases: str, genome: list[str]) -> tuple[int, str]:
+def text_of(cigar: list[tuple[int, str]]) -> str:
+    return "".join(f"{length}{letter}" for length, letter in cigar)
+
+
+def reverse_complement(bases: str) -> str:
+    return bases[::-1].translate(COMPLEMENT)
+
+
+def nm_and_md(place: Place, read: Read, genome: list[str]) -> tuple[int, str]:
+    bases = reverse_complement(read.kept) if place.reverse else read.kept
     position, offset, edits, run, md = place.start, 0, 0, 0, ""
     for length, letter in place.cigar:
         if letter in "M=X":
@@ -151,57 +198,106 @@ def nm_and_md(place: Place, bases: str, genome: list[str]) -> tuple[int, str]:
         elif letter == "D":
             md += f"{run}^{genome[place.contig][position : position + length]}"
             run, position, edits = 0, position + length, edits + length
+    assert offset == len(bases)
     return edits, f"{md}{run}"
 
 
-def expected_tlen(first: Place | None, second: Place | None) -> int:
-    if first is None or second is None or first.contig != second.contig:
+def expected_tlen(ours: Place | None, mate: Place | None, is_second: bool) -> int:
+    if ours is None or mate is None or ours.contig != mate.contig:
         return 0
-    left = min(first.start, second.start)
-    right = max(first.start + span(first.cigar), second.start + span(second.cigar))
-    return right - left if first.start <= second.start else left - right
+    left = min(ours.start, mate.start)
+    right = max(ours.start + span(ours.cigar), mate.start + span(mate.cigar))
+    leftmost = ours.start < mate.start or (ours.start == mate.start and not is_second)
+    return right - left if leftmost else left - right
 
 
-def text_of(cigar: list[tuple[int, str]]) -> str:
-    return "".join(f"{length}{letter}" for length, letter in cigar)
+def split_entry(place: Place, read: Read, genome: list[str]) -> str:
+    sign = "-" if place.reverse else "+"
+    nm = nm_and_md(place, read, genome)[0]
+    return f"{CONTIGS[place.contig][0]},{place.start + 1},{sign},{text_of(place.cigar)},{place.mapq},{nm};"
 
 
-def check_record(record: Any, pair: tuple[Read, Read], m: int, genome: list[str]) -> None:
-    read, mate = pair[m], pair[1 - m]
-    place, other = read.place, mate.place
-    flag = 0x1 | (0x40, 0x80)[m]
+def other_entry(place: Place, read: Read, genome: list[str]) -> str:
+    sign = "-" if place.reverse else "+"
+    nm = nm_and_md(place, read, genome)[0]
+    return f"{CONTIGS[place.contig][0]},{sign}{place.start + 1},{text_of(place.cigar)},{nm};"
+
+
+def expected_tags(template: Template, m: int, k: int, genome: list[str]) -> dict[str, Any]:
+    """Tags of the k-th record of a read."""
+    read = template[m]
+    other = template[1 - m].place if len(template) == 2 else None
+    tags: dict[str, Any] = {"RG": "lane1"}
+    places = [read.place, *read.parts]
+    place = places[k]
+    if place:
+        nm, md = nm_and_md(place, read, genome)
+        tags |= {"NM": nm, "MD": md, "AS": place.score, "XS": place.second}
+        if read.parts:
+            rest = [p for j, p in enumerate(places) if p and j != k]
+            tags["SA"] = "".join(split_entry(p, read, genome) for p in rest)
+        if read.others and k == 0:
+            tags["XA"] = "".join(other_entry(p, read, genome) for p in read.others)
+        if read.alt_ratio and k == 0:
+            tags["pa"] = float(np.float32(read.alt_ratio))
+    if other:
+        tags |= {"MC": text_of(other.cigar), "MQ": other.mapq}
+    if template[0].umi:
+        tags["RX"] = template[0].umi.replace("+", "-").replace("_", "-")
+    return tags
+
+
+def check_record(record: Any, template: Template, m: int, k: int, genome: list[str], soft_clip: bool = False) -> None:
+    """The k-th record of mate m: 0 is the primary one."""
+    paired = len(template) == 2
+    read = template[m]
+    place = read.parts[k - 1] if k else read.place
+    other = template[1 - m].place if paired else None
+    flag = 0x800 if k else 0
     flag |= 0 if place else 0x4
-    flag |= 0 if other else 0x8
     flag |= 0x10 if place and place.reverse else 0
-    flag |= 0x20 if other and other.reverse else 0
-    flag |= 0x2 if place and other and place.contig == other.contig else 0
+    if paired:
+        flag |= 0x1 | (0x40, 0x80)[m]
+        flag |= 0 if other else 0x8
+        flag |= 0x20 if other and other.reverse else 0
+        flag |= 0x2 if read.place and other and read.place.contig == other.contig else 0
     assert record.flag == flag
     assert record.query_name == read.name
     shown = place or other
-    shown_mate = other or place
+    shown_mate = (other or read.place) if paired else None
     assert record.reference_id == (shown.contig if shown else -1)
     assert record.reference_start == (shown.start if shown else -1)
     assert record.next_reference_id == (shown_mate.contig if shown_mate else -1)
     assert record.next_reference_start == (shown_mate.start if shown_mate else -1)
-    tlen = expected_tlen(pair[0].place, pair[1].place)
-    assert record.template_length == (-tlen if m else tlen)
+    assert record.template_length == expected_tlen(place, other, m == 1)
     assert record.mapping_quality == (place.mapq if place else 0)
-    assert (record.cigarstring or "") == (text_of(place.cigar) if place else "")
-    backwards = place is not None and place.reverse
-    bases = read.bases[::-1].translate(COMPLEMENT) if backwards else read.bases
-    assert record.query_sequence == bases
-    assert list(record.query_qualities) == (read.qualities[::-1] if backwards else read.qualities)
     if shown:
-        stop = shown.start + (span(place.cigar) if place else 1)
-        assert record.bin == plain_bin(shown.start, stop)
-    tags = dict(record.get_tags())
-    expected: dict[str, Any] = {"RG": "lane1"}
-    if place:
-        nm, md = nm_and_md(place, bases, genome)
-        expected |= {"NM": nm, "MD": md, "AS": place.score, "XS": place.second}
-    if other:
-        expected |= {"MC": text_of(other.cigar), "MQ": other.mapq}
-    assert tags == expected
+        assert record.bin == plain_bin(shown.start, shown.start + (span(place.cigar) if place else 1))
+    else:
+        assert record.bin == 4680
+    bases, qualities = read.kept, read.qualities[: len(read.kept)]
+    cigar = place.cigar if place else []
+    if place and place.reverse:
+        bases, qualities = reverse_complement(bases), qualities[::-1]
+    if k and not soft_clip:
+        before = cigar[0][0] if cigar[0][1] == "S" else 0
+        behind = cigar[-1][0] if cigar[-1][1] == "S" else 0
+        bases = bases[before : len(bases) - behind]
+        qualities = qualities[before : len(qualities) - behind]
+        cigar = [(length, letter.replace("S", "H")) for length, letter in cigar]
+    assert (record.cigarstring or "") == text_of(cigar)
+    assert record.query_sequence == (bases or "N")
+    assert list(record.query_qualities) == (qualities or [2])
+    assert dict(record.get_tags()) == expected_tags(template, m, k, genome)
+
+
+def check_all(records: list[Any], templates: Sequence[Template], genome: list[str], soft_clip: bool = False) -> None:
+    left = iter(records)
+    for template in templates:
+        for m, read in enumerate(template):
+            for k in range(1 + len(read.parts)):
+                check_record(next(left), template, m, k, genome, soft_clip)
+    assert next(left, None) is None
 
 
 def plain_bin(start: int, stop: int) -> int:
@@ -239,18 +335,23 @@ def random_cigar(rng: np.random.Generator, length: int) -> list[tuple[int, str]]
     return [(2, "S"), (a, "M"), (1, "I"), (1, "M"), (300, "D"), (length - a - 6, "M"), (2, "S")]
 
 
+def random_place(rng: np.random.Generator, length: int) -> Place:
+    cigar = random_cigar(rng, length)
+    contig = int(rng.integers(2))
+    start = int(rng.integers(0, CONTIGS[contig][1] - span(cigar) + 1))
+    score = int(rng.integers(-300, 70000))
+    return Place(contig, start, cigar, bool(rng.integers(2)), int(rng.integers(61)), score, int(rng.integers(300)))
+
+
 def random_read(rng: np.random.Generator, name: str, genome: list[str], length: int, mapped: bool) -> Read:
     qualities = [int(q) for q in rng.integers(2, 42, length)]
     if not mapped:
         return Read(name, "".join(rng.choice(list("ACGTN"), length)), qualities, None)
-    cigar = random_cigar(rng, length)
-    contig = int(rng.integers(2))
-    start = int(rng.integers(0, CONTIGS[contig][1] - span(cigar) + 1))
-    reverse = bool(rng.integers(2))
-    bases, position = "", start
-    for count, letter in cigar:
+    place = random_place(rng, length)
+    bases, position = "", place.start
+    for count, letter in place.cigar:
         if letter == "M":
-            bases += genome[contig][position : position + count]
+            bases += genome[place.contig][position : position + count]
             position += count
         elif letter == "D":
             position += count
@@ -260,50 +361,97 @@ def random_read(rng: np.random.Generator, name: str, genome: list[str], length: 
     for k in np.flatnonzero(rng.random(length) < rng.choice([0, 0.02, 0.9])):
         letters[k] = str(rng.choice(list("ACGTN")))
     bases = "".join(letters)
-    bases = bases[::-1].translate(COMPLEMENT) if reverse else bases
-    place = Place(contig, start, cigar, reverse, int(rng.integers(61)), int(rng.integers(-300, 70000)), 5)
-    return Read(name, bases, qualities, place)
+    return Read(name, reverse_complement(bases) if place.reverse else bases, qualities, place)
 
 
-def build(pairs: list[tuple[Read, Read]], genome: list[str], out: RecordChunk | None = None) -> RecordChunk:
-    batch, alignments = make_batch(pairs)
+def add_extras(rng: np.random.Generator, read: Read) -> None:
+    """Parts and other places anywhere, trimmed ends, a ratio to ALT; alone and together."""
+    length = len(read.bases)
+    if read.place and rng.random() < 0.4:
+        read.parts = [random_place(rng, length) for _ in range(int(rng.choice([1, 1, 2, 3, RECORDS_PER_READ - 1])))]
+    if read.place and rng.random() < 0.3:
+        read.others = [random_place(rng, length) for _ in range(int(rng.integers(1, 9)))]
+    if read.place and rng.random() < 0.2:
+        read.alt_ratio = float(rng.random())
+    if rng.random() < 0.3:  # the machine read on into the adapter, which the places do not cover
+        read.trimmed = int(rng.integers(1, 80))
+        read.bases += "".join(rng.choice(list("ACGTN"), read.trimmed))
+        read.qualities += [int(q) for q in rng.integers(2, 42, read.trimmed)]
+        if read.place is None and rng.random() < 0.5:
+            read.trimmed = len(read.bases)
+
+
+def build(
+    templates: Sequence[Template], genome: list[str], out: RecordChunk | None = None, soft_clip: bool = False
+) -> RecordChunk:
+    batch, alignments = make_batch(templates)
     words, offsets, intervals = pack(genome)
-    return build_records(batch, alignments, words, offsets, intervals, b"lane1", out or RecordChunk.allocate(1))  # type: ignore[arg-type]
+    return build_records(
+        batch,  # type: ignore[arg-type]
+        alignments,
+        words,
+        offsets,
+        intervals,
+        b"lane1",
+        out or RecordChunk.allocate(1),
+        names=ContigNames.of([name for name, _ in CONTIGS]),
+        soft_clip=soft_clip,
+    )
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_records_agree_with_the_plain_record(tmp_path: Path, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    genome = make_genome(rng)
-    pairs = []
+def random_templates(rng: np.random.Generator, genome: list[str], n_mates: int, extras: bool) -> list[Template]:
+    templates: list[Template] = []
     for i in range(300):
         lengths = rng.integers(1, 501, 2) if i % 3 else rng.choice([1, 2, 31, 32, 33, 63, 64, 65, 128, 150, 500], 2)
-        name = "r" * int(rng.choice([1, 7, 8, 9, 63, 64, 65, 250])) + str(i)
+        name = "r" * int(rng.choice([1, 7, 8, 9, 63, 64, 65, 251])) + f"{i:03}"
         mapped = rng.random(2) < 0.85
-        pairs.append(tuple(random_read(rng, name, genome, int(n), bool(x)) for n, x in zip(lengths, mapped)))
-    chunk = build(pairs, genome)  # type: ignore[arg-type]
+        reads = [random_read(rng, name, genome, int(n), bool(x)) for n, x in zip(lengths, mapped)][:n_mates]
+        if extras:
+            reads[0].umi = str(rng.choice(["", "A", "ACGTACGT", "ACG+TTA", "NAC_GGT", "ACGT-ACGT"]))
+            for read in reads:
+                add_extras(rng, read)
+        templates.append(tuple(reads))
+    return templates
+
+
+@pytest.mark.parametrize("extras", [False, True], ids=["plain", "extras"])
+@pytest.mark.parametrize("n_mates", [2, 1], ids=["pairs", "single"])
+@pytest.mark.parametrize("seed", range(3))
+def test_records_agree_with_the_plain_record(tmp_path: Path, seed: int, n_mates: int, extras: bool) -> None:
+    rng = np.random.default_rng(seed)
+    genome = make_genome(rng)
+    templates = random_templates(rng, genome, n_mates, extras)
+    soft_clip = seed == 2
+    chunk = build(templates, genome, soft_clip=soft_clip)
     records = decode(chunk, tmp_path)
-    assert len(records) == 600
-    for i, pair in enumerate(pairs):
-        for m in range(2):
-            check_record(records[2 * i + m], pair, m, genome)  # type: ignore[arg-type]
-    check_keys_and_signatures(chunk, pairs)
+    check_all(records, templates, genome, soft_clip)
+    assert chunk.n_records == len(records)
+    assert (chunk.n_records > n_mates * 300) == extras
+    check_keys(chunk, templates)
+    check_signatures(chunk, templates)
 
 
-def check_keys_and_signatures(chunk: RecordChunk, pairs: list[Any]) -> None:
-    for i, pair in enumerate(pairs):
-        ends = sorted(plain_end(read.place) for read in pair if read.place)
+def check_keys(chunk: RecordChunk, templates: Sequence[Template]) -> None:
+    n = 0
+    for i, template in enumerate(templates):
+        for m, read in enumerate(template):
+            for k, place in enumerate([read.place, *read.parts]):
+                shown = place or template[-1 - m].place
+                expected = int(UNPLACED)
+                if shown:
+                    expected = shown.contig << 33 | (shown.start + 1) << 1 | bool(place and place.reverse)
+                assert int(chunk.key[n]) == expected
+                assert int(chunk.ordinal[n]) == (2 * i + m) * RECORDS_PER_READ + k
+                n += 1
+
+
+def check_signatures(chunk: RecordChunk, templates: Sequence[Template]) -> None:
+    for i, template in enumerate(templates):
+        ends = sorted(plain_end(read.place) for read in template if read.place)
         ends += [int(NO_END)] * (2 - len(ends))
         assert [int(x) for x in chunk.signature[i]] == ends
-        good = sum(min(16383, sum(q for q in read.qualities if q >= 15)) for read in pair if read.place)
-        assert chunk.quality_sum[i] == good
-        for m in range(2):
-            shown = pair[m].place or pair[1 - m].place
-            expected = int(UNPLACED)
-            if shown:
-                expected = shown.contig << 33 | (shown.start + 1) << 1
-                expected |= bool(pair[m].place and pair[m].place.reverse)
-            assert int(chunk.key[2 * i + m]) == expected
+        kept = [read.qualities[: len(read.kept)] for read in template if read.place]
+        assert chunk.quality_sum[i] == sum(min(16383, sum(q for q in row if q >= 15)) for row in kept)
 
 
 def test_lower_case_and_ambiguity_codes_are_read(tmp_path: Path) -> None:
@@ -323,30 +471,137 @@ def test_both_mates_at_one_start_have_opposite_template_lengths(tmp_path: Path) 
     assert [r.template_length for r in records] == [10, -10]
 
 
+def split_pair(genome: list[str]) -> Template:
+    """Mate 1 is split: its first 30 bases lie on the other contig, backwards."""
+    bases = reverse_complement(genome[1][200:230]) + genome[0][1000:1070]
+    front = Place(1, 200, [(70, "S"), (30, "M")], reverse=True, mapq=17, score=30)
+    mate = Place(0, 1200, [(5, "S"), (45, "M")], reverse=True, mapq=44)
+    qualities = list(range(2, 42)) + [40] * 60
+    return (
+        Read("a", bases, qualities, Place(0, 1000, [(30, "S"), (70, "M")], mapq=55), parts=[front]),
+        Read("a", reverse_complement("ACGTA" + genome[0][1200:1245]), [30] * 50, mate),
+    )
+
+
+def test_a_split_read_by_hand(tmp_path: Path) -> None:
+    """Hard clips on the reverse strand: the bases kept are the first of the read, turned round."""
+    genome = make_genome(np.random.default_rng(1))
+    first, part, mate = decode(build([split_pair(genome)], genome), tmp_path)
+    assert (first.flag, part.flag, mate.flag) == (0x63, 0x1 | 0x2 | 0x10 | 0x20 | 0x40 | 0x800, 0x93)
+    assert (part.cigarstring, part.query_sequence) == ("70H30M", genome[1][200:230])
+    assert list(part.query_qualities) == list(range(31, 1, -1))
+    assert first.get_tag("SA") == "two,201,-,70S30M,17,0;"
+    assert part.get_tag("SA") == "one,1001,+,30S70M,55,0;"
+    assert (part.next_reference_id, part.next_reference_start, part.template_length) == (0, 1200, 0)
+    assert (first.template_length, mate.template_length) == (245, -245)
+    assert (first.get_tag("MC"), part.get_tag("MC"), part.get_tag("MQ")) == ("5S45M", "5S45M", 44)
+    assert (mate.get_tag("MC"), mate.get_tag("MQ")) == ("30S70M", 55)
+    assert not mate.has_tag("SA")
+
+
+def test_a_supplementary_record_of_a_read_with_an_unmapped_mate_points_to_where_that_mate_is(tmp_path: Path) -> None:
+    genome = make_genome(np.random.default_rng(1))
+    first, mate = split_pair(genome)
+    mate.place = None
+    records = decode(build([(first, mate)], genome), tmp_path)
+    assert [(r.next_reference_id, r.next_reference_start) for r in records] == [(0, 1000)] * 3
+    assert (records[2].reference_id, records[2].reference_start) == (0, 1000)
+
+
 def test_a_chunk_can_be_used_again(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     genome = make_genome(rng)
-    large = [tuple(random_read(rng, f"p{i}", genome, 200, True) for _ in range(2)) for i in range(50)]
-    chunk = build(large, genome)  # type: ignore[arg-type]
+    large = random_templates(rng, genome, 2, True)
+    chunk = build(large, genome)
     small = [tuple(random_read(rng, "q", genome, 20, True) for _ in range(2))]
-    again = build(small, genome, chunk)  # type: ignore[arg-type]
+    again = build(small, genome, chunk)
     assert again is chunk
     assert again.n_records == 2
     assert [r.query_name for r in decode(again, tmp_path)] == ["q", "q"]
+    assert build([split_pair(genome)], genome, chunk).n_records == 3
 
 
-def test_a_name_too_long_for_bam_is_refused() -> None:
+def test_memory_grows_before_the_longest_records_reach_its_end() -> None:
+    """Whatever the buffer's size, the space for over-long stores behind the content stays."""
+    rng = np.random.default_rng(4)
+    genome = make_genome(rng)
+    busy = [(1, "S"), *[(1, "M"), (1, "I")] * ((MAX_CIGAR - 2) // 2), (500 - MAX_CIGAR + 1, "S")]
+    assert len(busy) == MAX_CIGAR
+
+    def read(umi: str) -> Read:
+        far = Place(0, 4000, [(1, "M"), (3900, "D"), (499, "M")], score=70000)
+        parts = [Place(1, 2900, busy, reverse=True, mapq=60, score=70000)] * (RECORDS_PER_READ - 1)
+        bases = "".join(rng.choice(list("ACGT"), 500))
+        far.start = 100
+        return Read("n" * 254, bases, [41] * 500, far, parts, parts * 4, alt_ratio=0.5, umi=umi)
+
+    pair = read("ACGT" * 60), read("")
+    size = build([pair], genome).n_bytes
+    for spare in (*range(-3000, 3000, 61), 100_000):
+        chunk = RecordChunk.allocate(1)
+        chunk.data = np.zeros(size + spare, np.uint8)
+        build([pair], genome, chunk)
+        assert chunk.n_bytes == size
+        assert size <= len(chunk.data) - PADDING
+
+
+def test_names_of_254_bytes_are_the_longest(tmp_path: Path) -> None:
     genome = make_genome(np.random.default_rng(1))
-    read = Read("n" * 255, "ACGT", [30] * 4, None)
+    records = decode(build([(Read("n" * 254, "ACGT", [30] * 4, None),)], genome), tmp_path)
+    assert records[0].query_name == "n" * 254
+    long = Read("n" * 255, "ACGT", [30] * 4, None)
     with pytest.raises(InputFormatError, match="read pair 1: the read name is longer than the 254 bytes"):
-        build([(read, read)], genome)
+        build([(long, long)], genome)
+    with pytest.raises(InputFormatError, match="read 1: the read name is longer"):
+        build([(long,)], genome)
 
 
-def test_a_cigar_that_does_not_fit_is_our_bug() -> None:
+def test_an_alignment_that_does_not_fit_is_our_bug() -> None:
     genome = make_genome(np.random.default_rng(1))
-    read = Read("n", "ACGT", [30] * 4, Place(0, 100, [(5, "M")]))
-    with pytest.raises(InternalError, match="read pair 1, mate 1"):
-        build([(read, read)], genome)
+    wrong = [
+        Read("n", "ACGT", [30] * 4, Place(0, 100, [(5, "M")])),
+        Read("n", "ACGT", [30] * 4, Place(0, 100, [(4, "S")])),
+        Read("n", "", [], Place(0, 100, [(4, "D")])),
+        Read("n", "ACGT", [30] * 4, Place(0, 100, [(4, "M")]), trimmed=1),
+        Read("n", "ACGT", [30] * 4, None, trimmed=5),
+        Read("n", "ACGT", [30] * 4, None, trimmed=-1),
+    ]
+    for read in wrong:
+        with pytest.raises(InternalError, match="read pair 1, mate 1: the alignment"):
+            build([(read, Read("n", "A", [30], None))], genome)
+
+
+def test_further_alignments_that_do_not_fit_are_our_bug() -> None:
+    genome = make_genome(np.random.default_rng(1))
+    place = Place(0, 100, [(4, "M")])
+    wrong = [
+        Read("n", "ACGT", [30] * 4, None, [place]),
+        Read("n", "ACGT", [30] * 4, None, others=[place]),
+        Read("n", "ACGT", [30] * 4, place, [place] * RECORDS_PER_READ),
+        Read("n", "ACGT", [30] * 4, place, [Place(0, 100, [(5, "M")])]),
+        Read("n", "ACGT", [30] * 4, place, [Place(0, 100, [(4, "S")])]),
+        Read("n", "ACGT", [30] * 4, place, [Place(2, 100, [(4, "M")])]),
+        Read("n", "ACGT", [30] * 4, place, [Place(0, -1, [(4, "M")])]),
+        Read("n", "ACGT", [30] * 4, place, [Place(0, 1, [])]),
+    ]
+    for read in wrong:
+        with pytest.raises(InternalError, match="read pair 1, mate 2: further alignments"):
+            build([(Read("n", "A", [30], None), read)], genome)
+    assert build([(Read("n", "ACGT", [30] * 4, place, [place]),)], genome).n_records == 2
+
+
+def test_further_alignments_out_of_order_or_without_names_are_our_bug() -> None:
+    genome = make_genome(np.random.default_rng(1))
+    batch, alignments = make_batch([split_pair(genome), split_pair(genome)])
+    words, offsets, intervals = pack(genome)
+    arguments: Any = (batch, alignments, words, offsets, intervals, b"", RecordChunk.allocate(1))
+    with pytest.raises(InternalError, match="without names"):
+        build_records(*arguments)
+    names = ContigNames.of(["one", "two"])
+    assert build_records(*arguments, names=names).n_records == 6
+    alignments.extra.read[:] = alignments.extra.read[::-1].copy()
+    with pytest.raises(InternalError, match="out of order"):
+        build_records(*arguments, names=names)
 
 
 def test_an_empty_read_is_a_record_of_one_n(tmp_path: Path) -> None:
