@@ -302,6 +302,8 @@ class TableBuilder:
         Buckets of a range: as many as a partition's entries need.
     n_buckets
         Of the whole table.
+    most_listed
+        Words that the lists will not exceed.
     """
 
     def __init__(self, words: NDArray[np.uint64], pieces: _PIECES, threads: int) -> None:
@@ -314,6 +316,8 @@ class TableBuilder:
         full, mean = int(entries.max()), float(entries.mean())
         self.range_buckets = max(4, int(full / (BUCKET * _HIGHEST_LOAD)) + 1, int(mean / (BUCKET * _LOAD)) + 1)
         self.n_buckets = self.range_buckets << self._partition_bits
+        # Beyond all keys and one count per long list: the few lists that are written a second time, merged.
+        self.most_listed = len(self._keys) * 2 + (1 << 16)
 
     def _collect(self, words: NDArray[np.uint64], pieces: _PIECES) -> None:
         """Keys of all seeds, by partition."""

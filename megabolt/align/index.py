@@ -9,18 +9,23 @@ unique seed, or points to the complete, position-sorted list of a repeated one. 
 bases (a hash of the position), so that nothing aligns to them by accident; no seed touches them.
 
 The file carries the size and digest of its FASTA, a format version, the byte order, and a CRC-32 of each 16 MiB:
-an index that is stale, foreign, damaged or cut short is refused.
+an index that is stale, foreign, damaged or cut short is refused. All of it is checked at each start, with threads:
+that costs about what reading it costs, and leaves every page where the first look-up wants it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import struct
 import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from isal import isal_zlib
@@ -31,9 +36,9 @@ from megabolt.align.packed import Tables
 from megabolt.align.table import BUCKET, CORE, INNER, SEED, mix
 from megabolt.compute.bits import U
 from megabolt.compute.jit import kernel
-from megabolt.errors import InputFormatError, UsageError
+from megabolt.errors import InputFormatError, InternalError, UsageError
 from megabolt.formats import bases
-from megabolt.formats.fasta import Contig, read_fasta
+from megabolt.formats.fasta import Contig, read_contigs
 from megabolt.formats.output import atomic_output
 
 MAGIC = b"megabolt"
@@ -44,6 +49,8 @@ SUFFIX = ".mbx"
 GAP = 4096
 #: Unused words in front of and behind the lists, so that a prefetch stays inside.
 _MARGIN = 8
+#: Bases of a circular contig that the filler repeats at either end: more than a read. A multiple of 32.
+CIRCULAR_MARGIN = 640
 _CRC_BLOCK = 1 << 24
 
 
@@ -115,18 +122,18 @@ def index_path(fasta: Path) -> Path:
 
 
 @kernel("void(uint8[::1], int64, uint64[::1])")
-def _pack(codes: NDArray[np.uint8], offset: int, words: NDArray[np.uint64]) -> None:
-    """Put base codes at a place (a multiple of 32); N becomes an arbitrary base."""
+def _pack(codes: NDArray[np.uint8], place: int, words: NDArray[np.uint64]) -> None:
+    """The words of base codes that lie at a place (a multiple of 32); N becomes an arbitrary base."""
     for first in range(0, len(codes), 32):
         word = U(0)
         for i in range(first, min(first + 32, len(codes))):
             code = U(codes[i])
             if code > U(3):
-                code = mix(U(offset + i)) & U(3)
+                code = mix(U(place + i)) & U(3)
             word |= code << U(2 * (i - first))
         if len(codes) - first < 32:
-            word |= mix(U(offset + first)) << U(2 * (len(codes) - first))
-        words[(offset + first) >> 5] = word
+            word |= mix(U(place + first)) << U(2 * (len(codes) - first))
+        words[first >> 5] = word
 
 
 @kernel("void(uint64[::1], int64, uint8[::1])")
@@ -142,70 +149,122 @@ def _fill(words: NDArray[np.uint64]) -> None:
         words[w] = mix(U(w) ^ U(0xF111E5))
 
 
-def _intervals_of_n(codes: NDArray[np.uint8], offset: int) -> NDArray[np.int64]:
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], (codes >= bases.N).view(np.int8), [0]))))
-    return edges.reshape(-1, 2).astype(np.int64) + offset
+def _intervals_of_n(codes: NDArray[np.uint8], place: int) -> NDArray[np.int64]:
+    is_n = np.zeros(len(codes) + 2, np.int8)
+    np.greater_equal(codes, bases.N, out=is_n[1:-1].view(np.bool_))
+    return np.flatnonzero(np.diff(is_n)).reshape(-1, 2).astype(np.int64) + place
 
 
-def build_index(fasta: Path, threads: int = 1) -> Path:
+@dataclass
+class _Genome:
+    """A FASTA as it is indexed. pieces: see `build.TableBuilder`; circular: ordinal of that contig, or None."""
+
+    contigs: list[Contig]
+    offsets: list[int]
+    words: NDArray[np.uint64]
+    n_intervals: NDArray[np.int64]
+    pieces: list[tuple[int, int]]
+    circular: int | None
+
+
+def _read_genome(fasta: Path, circular: str | None) -> _Genome:
+    """Pack a FASTA, contig by contig."""
+    contigs, offsets, intervals, pieces = [], [], [np.empty((0, 2), np.int64)], []
+    packed: list[tuple[int, NDArray[np.uint64]]] = []
+    offset, circular_at = GAP, None
+    for contig, codes in read_contigs(fasta):
+        contigs.append(contig)
+        offsets.append(offset)
+        intervals.append(_intervals_of_n(codes, offset))
+        place, stop = offset, offset + contig.length
+        if contig.name == circular:
+            if contig.length < CIRCULAR_MARGIN:
+                raise UsageError(f"contig {circular} is too short to be circular ({contig.length} bases)")
+            circular_at = len(contigs) - 1
+            codes = np.concatenate([codes[-CIRCULAR_MARGIN:], codes, codes[:CIRCULAR_MARGIN]])
+            crossing = codes[CIRCULAR_MARGIN : CIRCULAR_MARGIN + contig.length + SEED - 1]
+            pieces += stretches(offset, stop + SEED - 1, _intervals_of_n(crossing, offset))
+            place -= CIRCULAR_MARGIN
+        else:
+            pieces += stretches(offset, stop, intervals[-1])
+        words = np.empty((len(codes) + 31) // 32, np.uint64)
+        _pack(codes, place, words)
+        packed.append((place // 32, words))
+        offset += (contig.length + 31) // 32 * 32 + GAP
+        if offset >= 1 << 32:
+            raise UsageError(f"{fasta}: the genome has more bases than the index can address (2^32)")
+    if circular is not None and circular_at is None:
+        raise UsageError(f"{fasta} has no contig {circular}", "Name a contig of the FASTA with --circular.")
+    genome = np.empty(offset // 32 + 64, np.uint64)
+    _fill(genome)
+    for first, words in packed:
+        genome[first : first + len(words)] = words
+    return _Genome(contigs, offsets, genome, np.concatenate(intervals), pieces, circular_at)
+
+
+def build_index(fasta: Path, threads: int = 1, circular: str | None = None) -> Path:
     """Index a FASTA (plain or gzipped): writes `FASTA.mbx` beside it, whole or not at all.
+
+    The result does not depend on the number of threads. Memory: 2 bytes a base.
+
+    Parameters
+    ----------
+    circular
+        Name of the contig that is a circle (chrM): reads across its end are placed.
 
     Raises
     ------
     InputFormatError
         Not a FASTA (see `formats.fasta.read_fasta`).
     UsageError
-        The genome has more than 2^32 - 1 bases.
+        The genome has more than 2^32 - 1 bases; no such circular contig.
     OutputError
         The folder cannot be written or the disk is full.
     """
-    digest = file_digest(fasta)
-    reference = read_fasta(fasta)
-    offsets, place = [], GAP
-    for contig in reference.contigs:
-        offsets.append(place)
-        place += (contig.length + 31) // 32 * 32 + GAP
-    if place >= 1 << 32:
-        raise UsageError(f"{fasta}: the genome has {place:,} bases, more than the index can address (2^32)")
-    words = np.empty(place // 32 + 64, np.uint64)
-    _fill(words)
-    intervals = [np.empty((0, 2), np.int64)]
-    pieces = []
-    for i, (contig, offset) in enumerate(zip(reference.contigs, offsets, strict=True)):
-        codes = np.ascontiguousarray(reference.fetch(i, 0, contig.length))
-        _pack(codes, offset, words)
-        intervals.append(_intervals_of_n(codes, offset))
-        pieces += stretches(offset, offset + contig.length, intervals[-1])
-    builder = TableBuilder(words, pieces, threads)
-    parts = list(builder.parts(_MARGIN))
-    margin = np.zeros(_MARGIN, np.uint64)
-    table = np.concatenate([table for table, _ in parts])
-    lists = np.concatenate([margin, *(lists for _, lists in parts), margin])
-    arrays = {
-        "packed_reference": words,
-        "contig_offset": np.array(offsets, np.int64),
-        "n_intervals": np.concatenate(intervals),
-        "table": table,
-        "lists": lists,
-    }
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(file_digest, fasta)
+        genome = _read_genome(fasta, circular)
+    stat = fasta.stat()
+    alt = alt_path(fasta)
+    names = _alt_names(alt) if alt else set()
     header = {
         "version": FORMAT_VERSION,
         "byteorder": sys.byteorder,
         "seed": [SEED, CORE, INNER],
         "gap": GAP,
-        "range_buckets": builder.range_buckets,
         "fasta": {
             "name": fasta.name,
-            "size": fasta.stat().st_size,
-            "sha256": digest,
-            "mtime_ns": fasta.stat().st_mtime_ns,
+            "size": stat.st_size,
+            "sha256": digest.result(),
+            "mtime_ns": stat.st_mtime_ns,
         },
-        "contigs": [[c.name, c.length, c.md5] for c in reference.contigs],
+        "alt": file_digest(alt) if alt else None,
+        "contigs": [[c.name, c.length, c.md5] for c in genome.contigs],
+        "alt_contigs": [i for i, c in enumerate(genome.contigs) if c.name in names],
+        "circular": genome.circular,
     }
     path = index_path(fasta)
+    builder = TableBuilder(genome.words, genome.pieces, threads)
+    header["range_buckets"] = builder.range_buckets
     with atomic_output(path) as temporary:
-        _write(temporary, header, arrays)
+        _write(temporary, header, genome, builder)
     return path
+
+
+def alt_path(fasta: Path) -> Path | None:
+    """The file that names the alternate contigs of a FASTA, as for bwa: REF.fa.alt. None if there is none."""
+    names = [fasta.name, fasta.name.removesuffix(".gz")]
+    paths = [fasta.with_name(name + ".alt") for name in names]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _alt_names(path: Path) -> set[str]:
+    """First columns of the alignments of alternate contigs, SAM-like; only the names matter."""
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError as error:
+        raise InputFormatError(path, "", f"cannot be read: {error.strerror}", "Check its permissions.") from error
+    return {line.split()[0] for line in lines if line.strip() and not line.startswith("@")}
 
 
 def file_digest(path: Path) -> str:
@@ -222,38 +281,68 @@ def file_digest(path: Path) -> str:
 # ------------------------------------------------------------------------------------------------ file format
 
 
-def _write(path: Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+class _Writer:
+    """Writes arrays, in parts, on 4,096-byte boundaries, and notes where they lie and the CRC-32 of each block."""
+
+    def __init__(self, handle: BinaryIO, start: int) -> None:
+        self.layout: dict[str, Any] = {}
+        self.crc32: dict[str, list[int]] = {}
+        self.position = start
+        self._handle = handle
+        handle.seek(start)
+
+    def add(self, name: str, parts: Iterable[NDArray[Any]], dtype: type, columns: tuple[int, ...] = ()) -> None:
+        """Write an array of a dtype from its parts; its second dimension, if it has one, in `columns`."""
+        crcs: list[int] = []
+        size = 0
+        for part in parts:
+            data = np.ascontiguousarray(part, dtype).reshape(-1).view(np.uint8).data
+            self._handle.write(data)
+            done = 0
+            while done < len(data):
+                n = min(len(data) - done, _CRC_BLOCK - size % _CRC_BLOCK)
+                if size % _CRC_BLOCK == 0:
+                    crcs.append(0)
+                crcs[-1] = isal_zlib.crc32(data[done : done + n], crcs[-1])
+                done += n
+                size += n
+        items = size // np.dtype(dtype).itemsize
+        shape = [items // max(1, math.prod(columns)), *columns]
+        self.layout[name] = {"dtype": np.dtype(dtype).str, "shape": shape, "offset": self.position}
+        self.crc32[name] = crcs
+        self._handle.write(bytes(-size % 4096))
+        self.position += size + -size % 4096
+
+
+def _write(path: Path, header: dict[str, Any], genome: _Genome, builder: TableBuilder) -> None:
     """magic (8) | header length, CRC-32 of the header (8) | JSON | arrays, each on a 4,096-byte boundary."""
-    layout: dict[str, Any] = {}
-    # The JSON's own length moves the arrays: reserve room for numbers of any size, then place them.
-    position = 4096 * (2 + (len(json.dumps(header)) + 400 * len(arrays) + _crc_room(arrays)) // 4096)
-    start = position
-    for name, array in arrays.items():
-        layout[name] = {"dtype": array.dtype.str, "shape": list(array.shape), "offset": position}
-        position += (array.nbytes + 4095) // 4096 * 4096
-    crcs = {name: _checksums(array) for name, array in arrays.items()}
-    text = json.dumps({**header, "arrays": layout, "crc32": crcs, "size": position}).encode()
+    arrays = {
+        "packed_reference": (genome.words, np.uint64, ()),
+        "contig_offset": (np.array(genome.offsets, np.int64), np.int64, ()),
+        "n_intervals": (genome.n_intervals, np.int64, (2,)),
+    }
+    # The header comes first and is known last: room for it. A CRC-32 takes at most 12 letters.
+    most = sum(array.nbytes for array, _, _ in arrays.values()) + 8 * (builder.n_buckets * BUCKET + builder.most_listed)
+    room = 4096 * (2 + (len(json.dumps(header)) + 4000 + 12 * (most // _CRC_BLOCK + 16)) // 4096)
+    margin = np.zeros(_MARGIN, np.uint64)
+    lists = [margin]
     with path.open("wb") as handle:
+        writer = _Writer(handle, room)
+        for name, (array, dtype, columns) in arrays.items():
+            writer.add(name, [array], dtype, columns)
+
+        def table() -> Iterator[NDArray[np.uint64]]:
+            for part, listed in builder.parts(_MARGIN):
+                lists.append(listed)
+                yield part
+
+        writer.add("table", table(), np.uint64)
+        writer.add("lists", [*lists, margin], np.uint64)
+        text = json.dumps({**header, "arrays": writer.layout, "crc32": writer.crc32, "size": writer.position}).encode()
+        if len(text) + 16 > room:
+            raise InternalError(f"{path}: the header of the index needs {len(text)} bytes and has {room}")
+        handle.seek(0)
         handle.write(MAGIC + struct.pack("<II", len(text), isal_zlib.crc32(text)) + text)
-        handle.write(bytes(start - handle.tell()))
-        for array in arrays.values():
-            handle.write(_bytes_of(array))
-            handle.write(bytes(-handle.tell() % 4096))
-
-
-def _bytes_of(array: NDArray[Any]) -> memoryview:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _crc_room(arrays: dict[str, NDArray[Any]]) -> int:
-    return sum(14 * (array.nbytes // _CRC_BLOCK + 1) for array in arrays.values())
-
-
-def _checksums(array: NDArray[Any]) -> list[int]:
-    if array.nbytes == 0:
-        return []
-    data = _bytes_of(array)
-    return [isal_zlib.crc32(data[i : i + _CRC_BLOCK]) for i in range(0, len(data), _CRC_BLOCK)]
 
 
 def open_index(fasta: Path) -> Index:
@@ -262,7 +351,7 @@ def open_index(fasta: Path) -> Index:
     Raises
     ------
     InputFormatError
-        No index, not an index, of another version or byte order, damaged, or made from another FASTA.
+        No index, not an index, of another version or byte order, damaged, or made from another FASTA or .alt file.
     """
     path = index_path(fasta)
     rebuild = f"Make it with: megabolt index {fasta}"
@@ -272,18 +361,20 @@ def open_index(fasta: Path) -> Index:
         raise InputFormatError(path, "", "the reference has no index", rebuild)
     header = _read_header(path, rebuild)
     _check_fasta(fasta, path, header["fasta"], rebuild)
+    alt = alt_path(fasta)
+    if alt is not None and file_digest(alt) != header["alt"]:
+        raise InputFormatError(path, "", f"stale: {alt.name} has changed since the index was made", rebuild)
     arrays = {}
     for name, layout in header["arrays"].items():
-        shape = tuple(layout["shape"])
-        if 0 in shape:
-            arrays[name] = np.empty(shape, np.dtype(layout["dtype"]))
-            continue
+        shape, dtype = tuple(layout["shape"]), np.dtype(layout["dtype"])
         # Mode "c": kernels want writable arrays; a private mapping never writes back.
-        arrays[name] = np.memmap(path, np.dtype(layout["dtype"]), "c", layout["offset"], shape)
-        if _checksums(arrays[name]) != header["crc32"][name]:
-            raise InputFormatError(path, f"array {name}", "the index is damaged (CRC-32 differs)", rebuild)
+        arrays[name] = np.empty(shape, dtype) if 0 in shape else np.memmap(path, dtype, "c", layout["offset"], shape)
+    _check_arrays(path, arrays, header["crc32"], rebuild)
     contigs = tuple(Contig(name, length, md5) for name, length, md5 in header["contigs"])
     offsets = np.asarray(arrays["contig_offset"])
+    is_alt = np.zeros(len(contigs), np.uint8)
+    is_alt[header["alt_contigs"]] = 1
+    circle = header["circular"]
     return Index(
         path=fasta,
         contigs=contigs,
@@ -293,10 +384,27 @@ def open_index(fasta: Path) -> Index:
         n_intervals=np.asarray(arrays["n_intervals"]),
         table=np.asarray(arrays["table"]),
         lists=np.asarray(arrays["lists"]),
-        is_alt=np.zeros(len(contigs), np.uint8),
-        circular=np.zeros(2, np.int64),
+        is_alt=is_alt,
+        circular=np.array([0, 0] if circle is None else [offsets[circle], contigs[circle].length], np.int64),
         range_buckets=header["range_buckets"],
     )
+
+
+def _check_arrays(path: Path, arrays: dict[str, NDArray[Any]], crc32: dict[str, list[int]], rebuild: str) -> None:
+    """Compare the CRC-32 of every block, a block a thread."""
+    blocks = []
+    for name, array in arrays.items():
+        data = array.reshape(-1).view(np.uint8)
+        starts = range(0, len(data), _CRC_BLOCK)
+        blocks += [(name, data[i : i + _CRC_BLOCK], crc) for i, crc in zip(starts, crc32[name], strict=True)]
+
+    def is_damaged(block: tuple[str, NDArray[np.uint8], int]) -> bool:
+        return bool(isal_zlib.crc32(block[1].data) != block[2])
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for (name, _, _), damaged in zip(blocks, pool.map(is_damaged, blocks), strict=True):
+            if damaged:
+                raise InputFormatError(path, f"array {name}", "the index is damaged (CRC-32 differs)", rebuild)
 
 
 def _read_header(path: Path, rebuild: str) -> dict[str, Any]:
