@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megabolt.align.index import GAP, Index, build_index, index_path, open_index
+from megabolt.align.index import CIRCULAR_MARGIN, GAP, Index, build_index, index_path, open_index
 from megabolt.align.table import (
     CORE,
     COUNT_MASK,
@@ -25,7 +26,7 @@ from megabolt.align.table import (
     find,
     find_core,
 )
-from megabolt.errors import InputFormatError
+from megabolt.errors import InputFormatError, UsageError
 from megabolt.formats.bases import decode, encode, reverse_complement
 
 U = np.uint64
@@ -39,8 +40,9 @@ def number(codes: Iterable[int]) -> int:
 def plain_key(window: np.ndarray) -> tuple[tuple[int, ...], int]:
     """Core and flanks of the strand that a seed is filed under, and whether it is the opposite one."""
     pairs = []
-    for strand, codes in enumerate((window, reverse_complement(window))):
-        core, flanks = codes[FLANK:-FLANK].tolist(), [*codes[:FLANK].tolist(), *codes[-FLANK:].tolist()]
+    letters = window.tolist()
+    for strand, codes in enumerate((letters, [3 - c for c in reversed(letters)])):
+        core, flanks = codes[FLANK:-FLANK], [*codes[:FLANK], *codes[-FLANK:]]
         pairs.append((number(core), number(flanks), strand, tuple(core + flanks)))
     _, _, strand, key = min(pairs)
     return key, strand
@@ -64,11 +66,13 @@ def core_of_hash(hash40: int) -> list[int]:
 
 def is_syncmer(core: Iterable[int]) -> bool:
     """Whether the lowest hashed inner word of a core stands at one of its ends."""
+    codes = [int(c) for c in core]
+    ahead, behind = number(codes), number([3 - c for c in reversed(codes)])
+    words, mask = CORE - INNER + 1, (1 << (2 * INNER)) - 1
     hashed = []
-    codes = np.array(list(core), np.uint8)
-    for i in range(CORE - INNER + 1):
-        word = codes[i : i + INNER]
-        x = (min(number(word), number(reverse_complement(word))) * 0x9E3779B1) & 0xFFFFFFFF
+    for i in range(words):
+        word = min((ahead >> (2 * i)) & mask, (behind >> (2 * (words - 1 - i))) & mask)
+        x = (word * 0x9E3779B1) & 0xFFFFFFFF
         x = ((x ^ (x >> 15)) * 0x85EBCA77) & 0xFFFFFFFF
         hashed.append(x ^ (x >> 13))
     return min(hashed) in (hashed[0], hashed[-1])
@@ -271,6 +275,132 @@ def test_a_copied_reference_keeps_its_index(fasta: Path) -> None:
     build_index(fasta)
     os.utime(fasta, ns=(1, 1))
     open_index(fasta)
+
+
+def test_alternate_contigs(fasta: Path) -> None:
+    alt = fasta.with_name("ref.fa.alt")
+    alt.write_text("@HD\tVN:1.5\nthree\t0\tone\t100\t60\t400M\t*\t0\t0\t*\t*\n\nabsent\t4\nthree\t16\n")
+    build_index(fasta)
+    index = open_index(fasta)
+    assert index.is_alt.tolist() == [0, 0, 1]
+    assert index.tables().is_alt.tolist() == [0, 0, 1]
+    alt.write_text("two\t0\n")
+    refused(fasta, "stale: ref.fa.alt")
+    build_index(fasta)
+    assert open_index(fasta).is_alt.tolist() == [0, 1, 0]
+    alt.unlink()
+    assert open_index(fasta).is_alt.tolist() == [0, 1, 0]
+
+
+def test_an_alt_file_that_came_later_is_not_ignored(fasta: Path) -> None:
+    build_index(fasta)
+    assert open_index(fasta).is_alt.tolist() == [0, 0, 0]
+    fasta.with_name("ref.fa.alt").write_text("two\t0\n")
+    refused(fasta, "stale: ref.fa.alt")
+
+
+def test_the_alt_file_of_a_gzipped_reference(fasta: Path) -> None:
+    packed = fasta.with_name("ref.fa.gz")
+    packed.write_bytes(gzip.compress(fasta.read_bytes()))
+    fasta.with_name("ref.fa.alt").write_text("two\t0\n")
+    build_index(packed)
+    assert open_index(packed).is_alt.tolist() == [0, 1, 0]
+
+
+def circular_index(folder: Path, circle: str) -> Index:
+    path = folder / "ref.fa"
+    path.write_text(f">one\n{decode(random_codes(np.random.default_rng(2), 3000))}\n>chrM\n{circle}\n>last\nACGTACGT\n")
+    build_index(path, 2, circular="chrM")
+    return open_index(path)
+
+
+def stretch(index: Index, start: int, stop: int) -> str:
+    words = index.packed_reference
+    return decode(np.array([int(words[p >> 5]) >> (2 * (p & 31)) & 3 for p in range(start, stop)], np.uint8))
+
+
+@pytest.mark.parametrize("length", [CIRCULAR_MARGIN, 1000, 16_569])
+def test_the_filler_continues_a_circle(tmp_path: Path, length: int) -> None:
+    circle = decode(random_codes(np.random.default_rng(length), length))
+    index = circular_index(tmp_path, circle)
+    offset, size = index.circular.tolist()
+    assert (offset, size) == (index.contig_offset[1], length)
+    assert index.tables().circular.tolist() == [offset, length]
+    assert stretch(index, offset - CIRCULAR_MARGIN, offset) == circle[-CIRCULAR_MARGIN:]
+    assert stretch(index, offset, offset + length) == circle
+    assert stretch(index, offset + length, offset + length + CIRCULAR_MARGIN) == circle[:CIRCULAR_MARGIN]
+    assert decode(index.fetch(1, -1, length + 1)) == f"N{circle}N"
+    crossing = 0
+    twice = encode(circle + circle)
+    for start in range(length):
+        window = twice[start : start + SEED]
+        if is_seed(window):
+            key, strand = plain_key(window)
+            assert entries_of(index, int(find(index.tables(), U(plain_hash(key))))) == [(offset + start, strand)]
+            crossing += start + SEED > length
+    assert crossing >= 2
+
+
+def test_a_linear_contig_has_no_seeds_across_its_end(tmp_path: Path) -> None:
+    circle = decode(random_codes(np.random.default_rng(1000), 1000))
+    (tmp_path / "ref.fa").write_text(f">chrM\n{circle}\n")
+    build_index(tmp_path / "ref.fa")
+    index = open_index(tmp_path / "ref.fa")
+    assert index.circular.tolist() == [0, 0]
+    twice = encode(circle + circle)
+    for start in range(1000 - SEED + 1, 1000):
+        key, _ = plain_key(twice[start : start + SEED])
+        assert int(find(index.tables(), U(plain_hash(key)))) == 0
+
+
+def test_n_at_the_end_of_a_circle(tmp_path: Path) -> None:
+    circle = decode(random_codes(np.random.default_rng(3), 2000))
+    index = circular_index(tmp_path, circle[:-3] + "NNN")
+    offset = int(index.circular[0])
+    places = (index.table[index.table != 0] & PLACE_MASK) >> U(1)
+    assert not ((places >= offset + 2000 - 3 - SEED + 1) & (places < offset + 2000)).any()
+    assert (places >= offset + 1900).any()
+    assert index.n_intervals.tolist() == [[offset + 1997, offset + 2000]]
+
+
+def test_what_cannot_be_circular(fasta: Path) -> None:
+    with pytest.raises(UsageError, match="no contig chrM"):
+        build_index(fasta, circular="chrM")
+    with pytest.raises(UsageError, match="too short"):
+        build_index(fasta, circular="two")
+    assert not index_path(fasta).exists()
+
+
+def test_thousands_of_contigs_shorter_than_a_seed_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(12)
+    plain = agree(built(tmp_path, *(decode(random_codes(rng, n)) for n in rng.integers(1, 60, 3000))))
+    assert len(plain.seeds) > 1000
+
+
+def test_genome_without_any_seed(tmp_path: Path) -> None:
+    plain = agree(built(tmp_path, "ACGT", "N" * 100))
+    assert not plain.seeds
+
+
+def test_blocks_of_the_checksum(fasta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts of the table do not end where the blocks of the checksum do."""
+    monkeypatch.setattr("megabolt.align.index._CRC_BLOCK", 1000)
+    monkeypatch.setattr("megabolt.align.build._BLOCK", 3)
+    build_index(fasta)
+    open_index(fasta)
+    data = bytearray(index_path(fasta).read_bytes())
+    data[len(data) // 2] ^= 16
+    index_path(fasta).write_bytes(data)
+    refused(fasta, "damaged")
+
+
+def test_parts_do_not_change_the_file(fasta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_index(fasta)
+    once = index_path(fasta).read_bytes()
+    monkeypatch.setattr("megabolt.align.build._BLOCK", 1)
+    monkeypatch.setattr("megabolt.align.build.CHUNK", 1000)
+    build_index(fasta, threads=3)
+    assert index_path(fasta).read_bytes() == once
 
 
 def refused(fasta: Path, words: str) -> None:
