@@ -13,6 +13,7 @@ can know. The set is the same for every aligner judged together.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -300,24 +301,47 @@ def roc(mapq: NDArray[np.int16], right: Rows, n: int) -> list[dict[str, float]]:
     return points
 
 
-def roc_deficit(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> tuple[float, float]:
-    """Where their curve lies highest above ours at MAPQ >= 1: (difference of the right fraction, their MAPQ).
+def roc_versus(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> dict[str, Any]:
+    """Whether our curve lies on or above theirs at each of their points of MAPQ >= 1.
 
-    Ours is read at their number of wrong reads, as the best of our points with no more of them, straight lines
-    between points. Negative: ours lies above everywhere.
+    Ours is read, straight lines between its points and down to MAPQ 0, at the fraction that they place right: how
+    many wrong reads come with it. Returns the number of `points`; of those `below` (more wrong reads than theirs);
+    of those `certain` (one-sided binomial test, 2.5 %); and the `worst` of them, most wrong reads more, where `needed`
+    is None if we never place as many right.
     """
-    ours = [(0.0, 0.0), *((point["wrong"], point["right"]) for point in mine if point["mapq"] >= 1)]
-    x = np.array([point[0] for point in ours])
-    y = np.array([point[1] for point in ours])
-    worst = (-1.0, 0.0)
+    x = np.array([0.0, *(point["right"] for point in mine)])
+    x, first = np.unique(x, return_index=True)
+    wrong = np.array([0.0, *(point["n_wrong"] for point in mine)])[first]
+    largest = -1.0
+    told: dict[str, Any] = {"points": 0, "below": 0, "certain": 0, "worst": None}
     for point in theirs:
-        if point["mapq"] >= 1:
-            k = int(np.searchsorted(x, point["wrong"], side="right")) - 1
-            here = float(y[k])
-            if k + 1 < len(x):
-                here += float((y[k + 1] - y[k]) * (point["wrong"] - x[k]) / (x[k + 1] - x[k]))
-            worst = max(worst, (point["right"] - here, point["mapq"]))
-    return worst
+        if point["mapq"] < 1:
+            continue
+        told["points"] += 1
+        needed = float(np.interp(point["right"], x, wrong)) if point["right"] <= x[-1] else math.inf
+        more = needed - point["n_wrong"]
+        if more <= 1e-9:
+            continue
+        told["below"] += 1
+        certain = math.isinf(needed) or _chance(math.floor(needed), int(point["n_wrong"])) < 0.025
+        told["certain"] += certain
+        if more > largest:
+            largest = more
+            told["worst"] = {
+                "mapq": point["mapq"],
+                "right": point["right"],
+                "theirs": point["n_wrong"],
+                "needed": None if math.isinf(needed) else needed,
+            }
+    return told
+
+
+def _chance(more: int, fewer: int) -> float:
+    """P(at least `more` of all fall on one side) if both sides are equally likely."""
+    n = more + fewer
+    if n > 1000:
+        return 0.5 * math.erfc((more - fewer) / math.sqrt(2 * n))
+    return sum(math.comb(n, k) for k in range(more, n + 1)) / 2**n
 
 
 # ---------------------------------------------------------------------------------------------------- kernels

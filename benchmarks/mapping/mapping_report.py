@@ -18,7 +18,7 @@ from mapping_judge import (
     right_by_place,
     rivals,
     roc,
-    roc_deficit,
+    roc_versus,
     wilson,
 )
 from mapping_reads import Genome, Placed, Reads
@@ -73,8 +73,8 @@ def judge_set(
         entry["roc"] = roc(placed.mapq[only], right[tool][only], int(best.sum()))
         result["tools"][tool] = entry
     for tool, entry in result["tools"].items():
-        others = {other: roc_deficit(entry["roc"], told["roc"]) for other, told in result["tools"].items()}
-        entry["roc_deficit"] = {other: worst for other, worst in others.items() if other != tool}
+        others = [(other, told["roc"]) for other, told in result["tools"].items() if other != tool]
+        entry["roc_versus"] = {other: roc_versus(entry["roc"], points) for other, points in others}
     return result
 
 
@@ -134,11 +134,21 @@ def compact(result: dict[str, Any]) -> Iterator[str]:
             yield f"calibration of {tool}, more than twice the promised error:"
             yield from _calibration_rows(bad)
     for tool, entry in result["tools"].items():
-        worst = [(f"{d[0] * 100:+.4f} ({other}, MAPQ {d[1]:.0f})", d) for other, d in entry["roc_deficit"].items()]
-        if worst:
-            text, deficit = max(worst, key=lambda pair: pair[1])
-            verdict = "on or above every other" if deficit[0] <= 0 else f"below by up to {text} points"
-            yield f"ROC at MAPQ >= 1, {tool}: {verdict}"
+        for line in _roc_rows(entry):
+            yield f"ROC at MAPQ >= 1: {tool} {line}"
+
+
+def _roc_rows(entry: dict[str, Any]) -> Iterator[str]:
+    for other, told in entry["roc_versus"].items():
+        if not told["below"]:
+            yield f"on or above {other} at all {told['points']} points"
+            continue
+        worst = told["worst"]
+        needed = "never as many right" if worst["needed"] is None else f"{worst['needed']:.1f}"
+        yield (
+            f"below {other} at {told['below']} of {told['points']} points, {told['certain']} certainly; worst where"
+            f" {other} has {worst['theirs']:.0f} wrong at MAPQ >= {worst['mapq']:.0f}: {needed}"
+        )
 
 
 def _row(label: str, tool: str, told: dict[str, Any]) -> str:
@@ -226,6 +236,9 @@ def markdown(result: dict[str, Any]) -> str:
                 f"| {tool} | {point['mapq']} | {_percent(point['placed'])} | {_percent(point['right'])} |"
                 f" {point['n_wrong']} | {1e6 * point['wrong']:.1f} |"
             )
+    lines += ["", "### ROC at MAPQ >= 1 against each other", ""]
+    for tool, entry in result["tools"].items():
+        lines += [f"- {tool} lies {line}" for line in _roc_rows(entry)]
     return "\n".join(lines) + "\n"
 
 

@@ -334,9 +334,24 @@ def test_roc_and_who_lies_above(bench: Any) -> None:
     points = bench.judge.roc(mapq, right, 10)
     assert [(p["mapq"], p["right"], p["n_wrong"]) for p in points] == [(60, 0.3, 0), (10, 0.4, 1), (0, 0.4, 2)]
     better = bench.judge.roc(mapq, np.array([True, True, True, True, True, False]), 10)
-    assert bench.judge.roc_deficit(points, better) == (pytest.approx(0.2), 10)
-    assert bench.judge.roc_deficit(better, points)[0] <= 0
-    assert bench.judge.roc_deficit(points, points)[0] == pytest.approx(0)
+    told = bench.judge.roc_versus(points, better)  # to place 0.5 right is out of reach, 0.3 is not
+    assert (told["points"], told["below"], told["certain"]) == (2, 1, 1)
+    assert told["worst"] == {"mapq": 10, "right": 0.5, "theirs": 0, "needed": None}
+    assert bench.judge.roc_versus(better, points) == {"points": 2, "below": 0, "certain": 0, "worst": None}
+    assert bench.judge.roc_versus(points, points)["below"] == 0
+
+
+def test_few_wrong_reads_more_may_be_chance(bench: Any) -> None:
+    def curve(wrong: int) -> list[dict[str, float]]:
+        return [
+            {"mapq": 60, "right": 0.8, "n_wrong": 0, "wrong": 0.0},
+            {"mapq": 0, "right": 0.9, "n_wrong": wrong, "wrong": wrong / 1000},
+        ]
+
+    theirs = [{"mapq": 10, "right": 0.85, "n_wrong": 1, "wrong": 0.001}]
+    for wrong, below, certain in ((2, 0, 0), (4, 1, 0), (10, 1, 0), (18, 1, 1), (4000, 1, 1)):
+        told = bench.judge.roc_versus(curve(wrong), theirs)
+        assert (told["below"], told["certain"]) == (below, certain), wrong
 
 
 @pytest.fixture(scope="module")
