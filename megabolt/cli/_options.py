@@ -10,18 +10,29 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megabolt.errors import OutputError, UsageError
+from megabolt.formats.lane import STANDARD_INPUT, UMI_SOURCES, FastqLane, name_of
 from megabolt.formats.output import check_writable
 from megabolt.workflow.resources import allowed_threads, default_memory, parse_memory
 
 if TYPE_CHECKING:
+    from megabolt.align.options import AlignOptions
     from megabolt.compute.backend import Backend
 
 log = logging.getLogger(__name__)
+
+#: What `align.options.AlignOptions` knows; a test keeps them in step.
+ADAPTERS = ("clip", "trim", "off")
+POLY_G = ("auto", "on", "off")
+
+#: A file name that says mate 1: S_R1.fq, S_R1_001.fastq.gz, S_1.fq.gz, R1.fq.
+_MATE_1 = re.compile(r"(|.*[._-])(R?)1([._].*)")
 
 #: The names of `compute.backend.Backend`, written out so that help costs no import; a test keeps them in step.
 BACKENDS = ("auto", "numba", "opencl", "cuda", "reference")
@@ -38,34 +49,92 @@ def add_reference(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fastq(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    group = parser.add_argument_group("reads (each file or pair of files is a lane; - is the standard input)")
+    group.add_argument(
         "-1",
         dest="fastq_1",
         type=Path,
         nargs="+",
-        required=True,
+        default=[],
         metavar="R1.fq.gz",
-        help="mate 1, one file per lane",
+        help="mate 1, one file per lane; unpaired reads if there is no -2",
     )
-    parser.add_argument(
+    group.add_argument(
         "-2",
         dest="fastq_2",
         type=Path,
         nargs="+",
-        required=True,
+        default=[],
         metavar="R2.fq.gz",
         help="mate 2, in the same order",
     )
-    parser.add_argument(
+    group.add_argument(
+        "--interleaved",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FQ",
+        help="mate 1 and mate 2 of each pair in turn, one file per lane",
+    )
+    group.add_argument(
+        "--single", type=Path, nargs="+", default=[], metavar="FQ", help="unpaired reads, one file per lane"
+    )
+    group.add_argument(
         "--sample", required=True, metavar="S", help="the sample's name (SM in the BAM, column in the VCF)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--read-group",
         action="append",
         default=[],
         metavar="TEXT",
-        help=r"'@RG\tID:lane1\tLB:lib1', once per FASTQ pair; default: one per pair, library = sample",
+        help=r"'@RG\tID:lane1\tLB:lib1', once per lane: those of -1 and -2, --interleaved, --single;"
+        " default: one per lane, library = sample",
     )
+    add_umi(group)
+
+
+def add_umi(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--umi",
+        choices=UMI_SOURCES,
+        help="each read has a UMI behind the last ':' or '_' of its name, or in a word RX:Z:... or UMI:... of its"
+        " comment; it becomes the tag RX",
+    )
+
+
+def add_alignment(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("alignment")
+    group.add_argument(
+        "--adapters",
+        choices=ADAPTERS,
+        default="clip",
+        help="adapters, found by the overlap of mates: soft-clip them, leave them out of the records, or align them"
+        " like other bases (default: clip)",
+    )
+    group.add_argument(
+        "--poly-g",
+        choices=POLY_G,
+        default="auto",
+        help="take runs of G at the ends of reads for adapters; auto: if the names are those of a machine with two"
+        " colours (default: auto)",
+    )
+    group.add_argument(
+        "--soft-clip", action="store_true", help="supplementary records hold the whole read, soft-clipped"
+    )
+    group.add_argument(
+        "--xa",
+        type=int,
+        default=0,
+        metavar="N",
+        help="list other places of a read in its tag XA if there are at most N (default: 0, never)",
+    )
+    group.add_argument(
+        "--no-alt",
+        dest="alt",
+        action="store_false",
+        help="take ALT contigs for ordinary ones, also if REF.fa.alt is there",
+    )
+    return group
 
 
 def add_threads(parser: argparse._ActionsContainer) -> None:
@@ -162,19 +231,57 @@ def check_readable(path: Path, what: str) -> None:
         raise UsageError(f"{path}: no permission to read the {what}", "Ask its owner, or use a copy.")
 
 
-def check_pairs(fastq_1: Sequence[Path], fastq_2: Sequence[Path]) -> None:
-    """As many files of mate 1 as of mate 2, all readable, none named twice."""
-    if len(fastq_1) != len(fastq_2):
+def align_options(args: argparse.Namespace) -> AlignOptions:
+    """What `add_alignment` has asked for."""
+    from megabolt.align.options import AlignOptions
+
+    if args.xa < 0:
+        raise UsageError(f"--xa {args.xa}: not a number of places", "Give 0 or more.")
+    return AlignOptions(args.adapters, args.poly_g, args.soft_clip, args.xa, args.alt)
+
+
+def lanes_of(args: argparse.Namespace) -> list[FastqLane]:
+    """The lanes in the order of -1 and -2, --interleaved, --single: all readable, none named twice."""
+    if args.fastq_2 and len(args.fastq_1) != len(args.fastq_2):
         raise UsageError(
-            f"{len(fastq_1)} files after -1 and {len(fastq_2)} after -2",
-            "Give both mates of each lane, in the same order.",
+            f"{len(args.fastq_1)} files after -1 and {len(args.fastq_2)} after -2",
+            "Give both mates of each lane, in the same order; unpaired reads come after --single.",
         )
+    lanes = [FastqLane(one, two) for one, two in zip(args.fastq_1, args.fastq_2 or [None] * len(args.fastq_1))]
+    lanes += [FastqLane(path, interleaved=True) for path in args.interleaved]
+    lanes += [FastqLane(path) for path in args.single]
+    if not lanes:
+        raise UsageError("no reads are given", "Name FASTQ files with -1 and -2, --interleaved or --single.")
     seen = set()
-    for path in (*fastq_1, *fastq_2):
-        check_readable(path, "FASTQ file")
+    for path in (path for lane in lanes for path in lane.files):
+        if path == STANDARD_INPUT:
+            _check_standard_input()
+        else:
+            check_readable(path, "FASTQ file")
         if path.resolve() in seen:
-            raise UsageError(f"{path} is given twice", "Each FASTQ file stands once; -1 and -2 differ.")
+            raise UsageError(f"{name_of(path)} is given twice", "Each FASTQ file stands once; -1 and -2 differ.")
         seen.add(path.resolve())
+    if not args.fastq_2:
+        for path in args.fastq_1:
+            _refuse_forgotten_mate(path, seen)
+    return lanes
+
+
+def _check_standard_input() -> None:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("the standard input is a terminal, not FASTQ", "Pipe FASTQ into the command.")
+
+
+def _refuse_forgotten_mate(path: Path, given: set[Path]) -> None:
+    """x_R1.fq.gz without -2 while x_R2.fq.gz lies beside it: half of the data would be lost without a word."""
+    found = _MATE_1.fullmatch(path.name)
+    if found:
+        mate = path.with_name(f"{found[1]}{found[2]}2{found[3]}")
+        if mate.exists() and mate.resolve() not in given:
+            raise UsageError(
+                f"{path} is given without a mate file, but {mate.name} lies beside it",
+                "Name it with -2; if mate 1 alone is meant, name that with --single.",
+            )
 
 
 def check_output(path: Path, suffixes: Sequence[str]) -> None:

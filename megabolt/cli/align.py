@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Align paired reads: FASTQ in, sorted and duplicate-marked BAM with index out.
+"""Align reads: FASTQ in, sorted and duplicate-marked BAM with index out.
 
 Order of operations:
-  1. read both mates, look up their seeds, place, extend and pair them; insert sizes are learnt from the first
-     reads;
+  1. read pairs or unpaired reads, look up their seeds, place, extend and pair them; insert sizes are learnt
+     from the first pairs;
   2. decide on duplicates once for the whole sample, within each library;
   3. sort by coordinate and write BAM or CRAM and its index.
 
@@ -12,6 +12,8 @@ The records do not depend on the number of threads.
 Example:
   megabolt align --reference GRCh38.fa -1 S_R1.fq.gz -2 S_R2.fq.gz --sample S -o S.bam \\
       --open-data "J. Smith: HG002 of Genome in a Bottle, open consent"
+  fastq-dump --split-spot -Z SRR1 | megabolt align --reference GRCh38.fa --interleaved - --sample S -o S.bam \\
+      --open-data "..."
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S.bam",
         help="the file to write: .bam or .cram",
     )
+    _options.add_alignment(parser)
     _options.add_resources(parser)
     _options.add_consent(parser)
 
@@ -43,23 +46,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     check_name(args.sample, "--sample")
     _options.check_consent(args, args.sample, ALIGNMENT)
-    groups = read_groups(args.sample, args.read_group, len(args.fastq_1))
+    options = _options.align_options(args)
     threads, memory = _options.threads_of(args), _options.memory_of(args)
     _options.check_readable(args.reference, "reference")
-    _options.check_pairs(args.fastq_1, args.fastq_2)
+    lanes = _options.lanes_of(args)
+    groups = read_groups(args.sample, args.read_group, len(lanes))
     _options.check_output(args.output, (".bam", ".cram"))
     _options.prepare_kernels(threads)
     from megabolt.workflow.germline import run_align
 
     run_align(
         reference=args.reference,
-        fastq_1=args.fastq_1,
-        fastq_2=args.fastq_2,
+        lanes=lanes,
         sample=args.sample,
         read_groups=groups,
         output=args.output,
         threads=threads,
         memory=memory,
+        umi=args.umi,
+        align_options=options,
         open_data=args.open_data,
         audit_log=args.audit_log,
     )

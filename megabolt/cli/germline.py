@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gvcf", action="store_true", help="also write how sure the rest is reference (S.g.vcf.gz)")
     parser.add_argument("--targets", type=Path, metavar="BED", help="call inside these regions only")
     parser.add_argument("--no-bam", dest="bam", action="store_false", help="do not write the BAM")
+    _options.add_alignment(parser)
     _options.add_backend(parser)
     _options.add_resources(parser)
     _options.add_consent(parser)
@@ -45,10 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     check_name(args.sample, "--sample")
     _options.check_consent(args, args.sample, GERMLINE_CALLING)
-    groups = read_groups(args.sample, args.read_group, len(args.fastq_1))
+    options = _options.align_options(args)
     threads, memory = _options.threads_of(args), _options.memory_of(args)
     _options.check_readable(args.reference, "reference")
-    _options.check_pairs(args.fastq_1, args.fastq_2)
+    lanes = _options.lanes_of(args)
+    groups = read_groups(args.sample, args.read_group, len(lanes))
     if args.targets is not None:
         _options.check_readable(args.targets, "BED of targets")
     _options.check_folder(args.outdir)
@@ -58,13 +60,14 @@ def main(args: argparse.Namespace) -> int:
 
     run_germline(
         reference=args.reference,
-        fastq_1=args.fastq_1,
-        fastq_2=args.fastq_2,
+        lanes=lanes,
         sample=args.sample,
         read_groups=groups,
         outdir=args.outdir,
         threads=threads,
         memory=memory,
+        umi=args.umi,
+        align_options=options,
         gvcf=args.gvcf,
         targets=args.targets,
         bam=args.bam,

@@ -2,8 +2,9 @@
 """Many samples from a sheet, through Snakemake, with progress and resume.
 
 SHEET is a table (tab- or comma-separated) with the columns patient, sample, sex, status, lane, fastq_1,
-fastq_2 of nf-core/sarek, one row for each lane, and if wanted open_data; or a list without header, `sample
-fq1a,fq1b  fq2a,fq2b`. Relative paths are relative to the sheet.
+fastq_2 of nf-core/sarek, one row for each lane, and if wanted interleaved (1: fastq_1 holds mate 1 and mate 2 in
+turn) and open_data; or a list without header, `sample  fq1a,fq1b  fq2a,fq2b`. Without a second file reads are
+unpaired. Relative paths are relative to the sheet.
 
 Order of operations:
   1. check the sheet, the options and the declaration of each sample; nothing is made if any is wrong;
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="known variants of a sample, and where they are known: the report then has its accuracy",
     )
     parser.add_argument("-n", "--dry-run", action="store_true", help="check everything, run nothing")
+    _options.add_umi(_options.add_alignment(parser))
     _options.add_resources(parser)
     _options.add_consent(parser)
 
@@ -89,6 +92,8 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
         "memory": f"{memory >> 20}M",
         "open_data": args.open_data,
         "audit_log": str(args.audit_log) if args.audit_log else None,
+        "umi": args.umi,
+        **asdict(_options.align_options(args)),
         "truth": truth,
     }
 

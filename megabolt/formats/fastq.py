@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from megabolt.compute.bits import PADDING
 from megabolt.errors import InputFormatError, UsageError
 from megabolt.formats import fastq_scan as scan
-from megabolt.formats.inflate import STANDARD_INPUT, InputStream, name_of
+from megabolt.formats.inflate import InputStream
+from megabolt.formats.lane import STANDARD_INPUT, UMI_SOURCES, FastqLane, name_of
 from megabolt.privacy.consent import Permit
 
 #: Batches each mate's thread may be ahead of the consumer.
@@ -35,44 +36,7 @@ FRONT = PADDING
 _FIRST_GUESS = 360  # bytes of a record before any was seen: 2 x 150 and a usual name
 _LARGEST_RECORD = 1 << 14  # mean over a batch; beyond it the file is no FASTQ of short reads
 
-#: Where UMIs can be: behind the last ':' or '_' of the name; in a word RX:Z:... or UMI:... of the comment.
-UMI_SOURCES = ("name", "comment")
 _UMI_CODE = {None: scan.NO_UMI, "name": scan.UMI_IN_NAME, "comment": scan.UMI_IN_COMMENT}
-
-
-@dataclass(frozen=True)
-class FastqLane:
-    """The FASTQ of one read group.
-
-    Attributes
-    ----------
-    first
-        Mate 1, or both mates in turn, or unpaired reads; "-" is the standard input.
-    second
-        Mate 2, if it has a file of its own.
-    interleaved
-        `first` holds mate 1 and mate 2 of each pair in turn.
-    """
-
-    first: Path
-    second: Path | None = None
-    interleaved: bool = False
-
-    def __post_init__(self) -> None:
-        if self.interleaved and self.second is not None:
-            raise UsageError(
-                f"{name_of(self.first)}: interleaved, and {name_of(self.second)} is given as its mate 2",
-                "An interleaved file holds both mates: leave the second file out.",
-            )
-
-    @property
-    def paired(self) -> bool:
-        """Whether its reads have mates."""
-        return self.interleaved or self.second is not None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.first,) if self.second is None else (self.first, self.second)
 
 
 @dataclass

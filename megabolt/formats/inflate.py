@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from megabolt.compute.bits import PADDING
 from megabolt.errors import InputFormatError
 from megabolt.formats.bgzf import DeflateError
-
-#: The path that stands for the standard input.
-STANDARD_INPUT = Path("-")
+from megabolt.formats.lane import STANDARD_INPUT, name_of
 
 _IGzipFile: Any = igzip.IGzipFile  # not annotated upstream
 _READ_SIZE = 1 << 20
@@ -31,11 +29,6 @@ _FOREIGN = {
     b"PK\x03\x04": ("zip", "unzip"),
     b"crypt4gh": ("Crypt4GH", "crypt4gh decrypt"),
 }
-
-
-def name_of(path: Path) -> str:
-    """What messages call a file."""
-    return "standard input" if path == STANDARD_INPUT else str(path)
 
 
 class InputStream:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pass 1 of a job: FASTQ to packed records in bins.
 
-In: FASTQ pairs, index. Out: a filled `BinStore`, duplicates decided. Next: `workflow/sweep.py`.
+In: FASTQ lanes, index. Out: a filled `BinStore`, duplicates decided. Next: `workflow/sweep.py`.
 
 The calling thread draws batches (two more threads inflate and parse), N workers align them and write records.
 Batches have fixed borders and records carry their ordinal, so nothing depends on which worker took what.
@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
-from pathlib import Path
 from typing import Protocol
 
 from megabolt.align.alignments import Alignments
 from megabolt.align.engine import InsertSize, PairAligner
 from megabolt.align.index import Index
+from megabolt.align.options import AlignOptions
 from megabolt.align.record import ContigNames, RecordChunk, build_records
 from megabolt.errors import UsageError
-from megabolt.formats.fastq import PairBatch, read_pairs
+from megabolt.formats.fastq import PairBatch, read_lanes
+from megabolt.formats.lane import FastqLane
 from megabolt.privacy.consent import Permit
 from megabolt.reads.bins import BinStore
 from megabolt.workflow.clock import Clock
@@ -45,28 +46,39 @@ class Aligner(Protocol):
 
 @dataclass(frozen=True)
 class FastqInput:
-    """FASTQ files of one sample; the k-th pair of files is the k-th read group."""
+    """FASTQ files of one sample; the k-th lane is the k-th read group. `umi` as in `read_lanes`."""
 
-    fastq_1: tuple[Path, ...]
-    fastq_2: tuple[Path, ...]
+    lanes: tuple[FastqLane, ...]
     read_groups: tuple[ReadGroup, ...]
+    umi: str | None = None
 
     def __post_init__(self) -> None:
-        if not len(self.fastq_1) == len(self.fastq_2) == len(self.read_groups) > 0:
+        if not len(self.lanes) == len(self.read_groups) > 0:
             raise UsageError(
-                f"{len(self.fastq_1)} files of mate 1, {len(self.fastq_2)} of mate 2,"
-                f" {len(self.read_groups)} read groups",
-                "Give as many of each, at least one.",
+                f"{len(self.lanes)} lanes, {len(self.read_groups)} read groups", "Give as many of each, at least one."
             )
+
+    @property
+    def templates(self) -> str:
+        """What its templates are called: read pairs, reads, or both."""
+        kinds = {lane.paired for lane in self.lanes}
+        return "pairs and unpaired reads" if len(kinds) > 1 else "read pairs" if kinds == {True} else "reads"
 
 
 class _Worker:
     """Aligns a batch and stores its records; one chunk of memory per thread."""
 
     def __init__(
-        self, aligner: Aligner, index: Index, groups: Sequence[ReadGroup], store: BinStore, clock: Clock
+        self,
+        aligner: Aligner,
+        index: Index,
+        groups: Sequence[ReadGroup],
+        store: BinStore,
+        clock: Clock,
+        options: AlignOptions,
     ) -> None:
         self._aligner, self._index, self._store, self._clock = aligner, index, store, clock
+        self._soft_clip = options.soft_clip
         self._names = ContigNames.of([contig.name for contig in index.contigs])
         self._ids = [group.read_group.encode() for group in groups]
         libraries = list(dict.fromkeys(group.library for group in groups))
@@ -89,6 +101,7 @@ class _Worker:
                 self._ids[batch.read_group],
                 chunk,
                 names=self._names,
+                soft_clip=self._soft_clip,
             )
         with self._clock.work("bins"):
             self._store.add(self._local.chunk, self._library[batch.read_group])
@@ -104,6 +117,7 @@ def align_reads(
     *,
     threads: int,
     clock: Clock,
+    options: AlignOptions,
     say: Callable[[int], None] | None = None,
     aligner: Aligner | None = None,
 ) -> list[InsertSize]:
@@ -114,20 +128,22 @@ def align_reads(
     store
         Takes the records.
     say
-        Told the number of pairs done, after each batch.
+        Told the number of pairs and unpaired reads done, after each batch.
+    options
+        Of the aligner and of its records.
     aligner
         `PairAligner(index)` unless given.
 
     Returns
     -------
-    The insert sizes learnt, one for each read group that has reads.
+    The insert sizes learnt, one for each read group that has pairs.
     """
     aligner = aligner or PairAligner(index)
     learnt: list[InsertSize] = []
-    worker = _Worker(aligner, index, reads.read_groups, store, clock)
+    worker = _Worker(aligner, index, reads.read_groups, store, clock, options)
     n_pairs = 0
     with (
-        closing(read_pairs(reads.fastq_1, reads.fastq_2, permit, pairs_per_batch=PAIRS_PER_BATCH)) as batches,  # type: ignore[type-var]
+        closing(read_lanes(reads.lanes, permit, pairs_per_batch=PAIRS_PER_BATCH, umi=reads.umi)) as batches,  # type: ignore[type-var]
         worker_pool(threads) as pool,
     ):
         for done in in_order(pool, worker, _with_insert_sizes(batches, aligner, learnt), 2 * threads):
@@ -149,7 +165,9 @@ def _learn_first(
     group: Iterator[PairBatch], aligner: Aligner, learnt: list[InsertSize]
 ) -> Iterator[tuple[PairBatch, InsertSize]]:
     first = list(islice(group, LEARNING_BATCHES))
-    insert_size = aligner.learn_insert_size(first)
-    learnt.append(insert_size)
+    insert_size = InsertSize()  # unpaired reads have none to learn
+    if first[0].paired:
+        insert_size = aligner.learn_insert_size(first)
+        learnt.append(insert_size)
     for batch in chain(first, group):
         yield batch, insert_size

@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from megabolt import __version__
 from megabolt.align.engine import InsertSize
 from megabolt.align.index import Index, open_index
+from megabolt.align.options import AlignOptions
 from megabolt.call.engine import CallOptions
 from megabolt.compute.backend import Backend
 from megabolt.errors import InputFormatError, OutputError, ResourceError
 from megabolt.formats.bam import BamHeader, BamReader, BamWriter, CramReader, check_contigs, open_reads
 from megabolt.formats.bed import read_bed
+from megabolt.formats.lane import FastqLane
 from megabolt.privacy.consent import ALIGNMENT, GERMLINE_CALLING, Permit, authorize
 from megabolt.reads.bins import BinStore
 from megabolt.workflow.align_job import Aligner, FastqInput, align_reads
@@ -40,6 +42,7 @@ from megabolt.workflow.sweep import Calling, Targets, call_file, sweep
 
 log = logging.getLogger(__name__)
 
+DEFAULT_ALIGNMENT = AlignOptions()
 #: Memory of the interpreter, the compiled kernels and one thread's working arrays.
 BASE_BYTES = 350 << 20
 BYTES_PER_THREAD = 96 << 20
@@ -65,13 +68,14 @@ class JobSummary:
 def run_germline(
     *,
     reference: Path,
-    fastq_1: Sequence[Path],
-    fastq_2: Sequence[Path],
+    lanes: Sequence[FastqLane],
     sample: str,
     read_groups: Sequence[ReadGroup],
     outdir: Path,
     threads: int,
     memory: int,
+    umi: str | None = None,
+    align_options: AlignOptions = DEFAULT_ALIGNMENT,
     gvcf: bool = False,
     targets: Path | None = None,
     bam: bool = True,
@@ -87,12 +91,16 @@ def run_germline(
     ----------
     reference
         FASTA with its index beside it.
-    fastq_1, fastq_2, read_groups
+    lanes, read_groups
         One entry per lane.
     outdir
         Made if missing; gets sample.bam, .bam.bai, .vcf.gz, .vcf.gz.tbi, .g.vcf.gz, .metrics.json.
     memory
         Bytes to stay within.
+    umi
+        Where the reads' UMIs are: "name" or "comment", see `read_lanes`.
+    align_options
+        Of the aligner.
     targets
         BED: calls and depth inside only.
     open_data, audit_log
@@ -118,10 +126,10 @@ def run_germline(
         say=say or log.info,
     )
     job.open(targets)
-    reads = FastqInput(tuple(fastq_1), tuple(fastq_2), tuple(read_groups))
+    reads = FastqInput(tuple(lanes), tuple(read_groups), umi)
     _make_folder(outdir)
     paths = _Paths(outdir, sample)
-    store = job.align(reads, aligner)
+    store = job.align(reads, align_options, aligner)
     options = CallOptions(targets=job.call_targets, backend=backend)
     with ExitStack() as stack:
         writer = stack.enter_context(job.bam_writer(paths.bam, reads.read_groups)) if bam else None
@@ -137,13 +145,14 @@ def run_germline(
 def run_align(
     *,
     reference: Path,
-    fastq_1: Sequence[Path],
-    fastq_2: Sequence[Path],
+    lanes: Sequence[FastqLane],
     sample: str,
     read_groups: Sequence[ReadGroup],
     output: Path,
     threads: int,
     memory: int,
+    umi: str | None = None,
+    align_options: AlignOptions = DEFAULT_ALIGNMENT,
     open_data: str | None = None,
     audit_log: Path | None = None,
     say: Callable[[str], None] | None = None,
@@ -159,8 +168,8 @@ def run_align(
         say=say or log.info,
     )
     job.open(None)
-    reads = FastqInput(tuple(fastq_1), tuple(fastq_2), tuple(read_groups))
-    store = job.align(reads, aligner)
+    reads = FastqInput(tuple(lanes), tuple(read_groups), umi)
+    store = job.align(reads, align_options, aligner)
     with ExitStack() as stack:
         writer = stack.enter_context(job.bam_writer(output, reads.read_groups))
         counts = job.sweep(store, writer, None)
@@ -289,7 +298,7 @@ class _Job:
         """Targets as the caller takes them."""
         return None if self.targets is None else tuple(self.targets)
 
-    def align(self, reads: FastqInput, aligner: Aligner | None) -> BinStore:
+    def align(self, reads: FastqInput, options: AlignOptions, aligner: Aligner | None) -> BinStore:
         """Pass 1 and duplicates."""
         store = BinStore([contig.length for contig in self.index.contigs], self.memory_for_reads() * 4 // 5)
         with self.clock.stage("align"):
@@ -300,12 +309,13 @@ class _Job:
                 store,
                 threads=self.threads,
                 clock=self.clock,
-                say=self._counter("read pairs", _PAIRS_BETWEEN_LINES),
+                options=options,
+                say=self._counter(reads.templates, _PAIRS_BETWEEN_LINES),
                 aligner=aligner,
             )
         with self.clock.stage("mark duplicates"):
             n = store.resolve_duplicates(self.threads)
-        self.say(f"{store.n_pairs:,} read pairs, {n:,} of them duplicates")
+        self.say(f"{store.n_pairs:,} {reads.templates}, {n:,} of them duplicates")
         return store
 
     def sweep(self, store: BinStore, writer: BamWriter | None, calling: Calling | None) -> NDArray[np.int64]:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from megabolt.align.options import AlignOptions
 from megabolt.errors import UsageError
+from megabolt.formats.lane import UMI_SOURCES
 from megabolt.workflow.read_groups import ReadGroup
 from megabolt.workflow.resources import allowed_threads, default_memory, parse_memory
-from megabolt.workflow.sheet import Sample, SampleSheet, read_sheet
+from megabolt.workflow.sheet import Lane, Sample, SampleSheet, read_sheet
 
 ASSAYS = ("wgs", "wes", "panel")
 
@@ -51,12 +53,16 @@ class Plan:
     open_data: str = ""
     audit_log: Path | None = None
     truth: Mapping[str, Truth] = field(default_factory=dict)
+    umi: str | None = None
+    align: AlignOptions = field(default_factory=AlignOptions)
 
     def __post_init__(self) -> None:
         if self.assay not in ASSAYS:
             raise UsageError(f"assay '{self.assay}' is not known", f"Choose from {', '.join(ASSAYS)}.")
         if self.assay in TARGETED and self.targets is None:
             raise UsageError(f"assay {self.assay} needs the regions it looks at", "Name their BED file with --targets.")
+        if self.umi is not None and self.umi not in UMI_SOURCES:
+            raise UsageError(f"UMIs cannot be in '{self.umi}'", f"Choose from {', '.join(UMI_SOURCES)}.")
         for sample in self.sheet.samples:
             if sample.is_tumor:
                 raise UsageError(
@@ -69,7 +75,7 @@ class Plan:
             raise UsageError(f"no sample {unknown[0]}, whose truth is given, in {self.sheet.path}", "Check the name.")
 
     def _refuse_braces(self) -> None:
-        fastq = [path for name in self.names for mate in (1, 2) for path in self.fastq(name, mate)]
+        fastq = [path for name in self.names for path in self.fastq(name)]
         truth = [path for known in self.truth.values() for path in (known.vcf, known.regions)]
         for path in (self.reference, self.targets, *fastq, *truth):
             if path is not None and set("{}") & set(str(path)):
@@ -90,10 +96,16 @@ class Plan:
     def sample(self, name: str) -> Sample:
         return next(sample for sample in self.sheet.samples if sample.sample == name)
 
-    def fastq(self, name: str, mate: int) -> list[str]:
-        """FASTQ files of mate 1 or 2, one per lane, in the sheet's order."""
+    def fastq(self, name: str) -> list[str]:
+        """All FASTQ files of a sample."""
+        return [str(path) for lane in self.sample(name).lanes for path in (lane.fastq_1, lane.fastq_2) if path]
+
+    def _lanes(self, name: str) -> tuple[list[Lane], list[Lane], list[Lane]]:
+        """Lanes of two files, interleaved ones and unpaired ones, each in the sheet's order."""
         lanes = self.sample(name).lanes
-        return [str(lane.fastq_1 if mate == 1 else lane.fastq_2) for lane in lanes]
+        paired = [lane for lane in lanes if lane.fastq_2 is not None]
+        interleaved = [lane for lane in lanes if lane.interleaved]
+        return paired, interleaved, [lane for lane in lanes if not lane.paired]
 
     def declaration(self, name: str) -> str:
         """The sample's own declaration, else the run's; may be empty, and is then refused by the job."""
@@ -110,11 +122,19 @@ class Plan:
         return files
 
     def options(self, name: str) -> str:
-        """Options of `megabolt germline` that are neither inputs nor resources, quoted for a shell."""
+        """Options of `megabolt germline` that are no resources, quoted for a shell."""
+        paired, interleaved, single = self._lanes(name)
         words = []
-        for lane in self.sample(name).lanes:
+        if paired:
+            words += ["-1", *(str(lane.fastq_1) for lane in paired), "-2", *(str(lane.fastq_2) for lane in paired)]
+        if interleaved:
+            words += ["--interleaved", *(str(lane.fastq_1) for lane in interleaved)]
+        if single:
+            words += ["--single", *(str(lane.fastq_1) for lane in single)]
+        for lane in (*paired, *interleaved, *single):
             group = ReadGroup(f"{name}.{lane.lane}", name, name, unit=lane.lane)
             words += ["--read-group", group.header_line().replace("\t", "\\t")]
+        words += self._align_words()
         if self.gvcf:
             words.append("--gvcf")
         if not self.bam:
@@ -124,6 +144,12 @@ class Plan:
         if self.audit_log is not None:
             words += ["--audit-log", str(self.audit_log)]
         return shlex.join(words)
+
+    def _align_words(self) -> list[str]:
+        words = ["--umi", self.umi] if self.umi is not None else []
+        words += ["--adapters", self.align.adapters, "--poly-g", self.align.poly_g, "--xa", str(self.align.xa)]
+        words += ["--soft-clip"] * self.align.soft_clip
+        return words + ["--no-alt"] * (not self.align.alt)
 
     def compare_options(self, name: str) -> str:
         """Options of `megabolt compare` for a sample with a truth, quoted for a shell."""
@@ -178,4 +204,12 @@ def load_plan(config: Mapping[str, Any], *, base: Path | None = None) -> Plan:
         open_data=str(config.get("open_data") or ""),
         audit_log=path(config.get("audit_log")),
         truth=truth,
+        umi=config.get("umi") or None,
+        align=_align_options(config),
     )
+
+
+def _align_options(config: Mapping[str, Any]) -> AlignOptions:
+    """Those the configuration names, else the aligner's defaults."""
+    names = {field.name for field in fields(AlignOptions)}
+    return AlignOptions(**{name: config[name] for name in names if config.get(name) is not None})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read groups: one for each pair of FASTQ files, as @RG lines of the SAM header.
+"""Read groups: one for each lane, as @RG lines of the SAM header.
 
 Duplicates are looked for within a library, so lanes of one library share its name; the default library is the
 sample's name.
@@ -34,7 +34,7 @@ class ReadGroup:
         return "\t".join(["@RG", *fields])
 
 
-def read_groups(sample: str, texts: Sequence[str], n_pairs: int) -> tuple[ReadGroup, ...]:
+def read_groups(sample: str, texts: Sequence[str], n_lanes: int) -> tuple[ReadGroup, ...]:
     r"""The read groups of a job.
 
     Parameters
@@ -42,10 +42,9 @@ def read_groups(sample: str, texts: Sequence[str], n_pairs: int) -> tuple[ReadGr
     sample
         Becomes SM; a text that names another one is an error.
     texts
-        What the user wrote, "@RG\tID:a\tLB:b" with real tabs or backslash-t; none, or one for each FASTQ
-        pair.
-    n_pairs
-        Number of FASTQ pairs, hence of read groups.
+        What the user wrote, "@RG\tID:a\tLB:b" with real tabs or backslash-t; none, or one for each lane.
+    n_lanes
+        Number of lanes (pairs of FASTQ files, interleaved or unpaired files), hence of read groups.
 
     Raises
     ------
@@ -53,10 +52,13 @@ def read_groups(sample: str, texts: Sequence[str], n_pairs: int) -> tuple[ReadGr
         Wrong number, unknown or repeated field, no ID, two groups with one ID.
     """
     if not texts:
-        ids = [sample] if n_pairs == 1 else [f"{sample}.L{k}" for k in range(1, n_pairs + 1)]
+        ids = [sample] if n_lanes == 1 else [f"{sample}.L{k}" for k in range(1, n_lanes + 1)]
         return tuple(ReadGroup(name, sample, sample) for name in ids)
-    if len(texts) != n_pairs:
-        raise UsageError(f"{len(texts)} read groups for {n_pairs} pairs of FASTQ files", "Give one for each pair.")
+    if len(texts) != n_lanes:
+        raise UsageError(
+            f"{len(texts)} read groups for {n_lanes} lanes",
+            "Give one for each pair of files of -1 and -2, then for each file of --interleaved, then of --single.",
+        )
     groups = tuple(_parse(text, sample) for text in texts)
     ids = [group.read_group for group in groups]
     for name in ids:

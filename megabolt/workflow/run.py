@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -182,6 +182,8 @@ def _write_config(plan: Plan, outdir: Path) -> Path:
         "memory": f"{plan.memory_mb}M",
         "open_data": plan.open_data or None,
         "audit_log": str(plan.audit_log) if plan.audit_log else None,
+        "umi": plan.umi,
+        **asdict(plan.align),
         "truth": {
             name: {"vcf": str(truth.vcf), "regions": str(truth.regions) if truth.regions else None}
             for name, truth in plan.truth.items()

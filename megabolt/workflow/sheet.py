@@ -4,16 +4,18 @@
 Two forms are read. The first is a table with a header (tab- or comma-separated) in the columns of
 nf-core/sarek::
 
-    patient  sample  sex  status  lane  fastq_1  fastq_2  [open_data]
+    patient  sample  sex  status  lane  fastq_1  fastq_2  [interleaved]  [open_data]
 
-one row for each lane. `sex` is XX, XY or NA; `status` 0 (normal) or 1 (tumor); both may be left out. The
-second is the list without a header that users of MegaBOLT have, lanes joined by commas::
+one row for each lane. `sex` is XX, XY or NA; `status` 0 (normal) or 1 (tumor); both may be left out. Without
+`fastq_2` the reads of fastq_1 are unpaired, or, where `interleaved` is 1, mate 1 and mate 2 in turn; lanes of one
+sample may differ. The second form is the list without a header that users of MegaBOLT have, lanes joined by
+commas::
 
     sample  lane1_1.fq.gz,lane2_1.fq.gz  lane1_2.fq.gz,lane2_2.fq.gz  [adapter_1  adapter_2]
 
-Relative paths are relative to the sheet. Everything is checked before any work starts, and every complaint
-names the sheet's line. `workflows/schemas/samples.schema.json` says the same for other programs; a test keeps
-the two in step.
+or, for unpaired reads, without the second files. Relative paths are relative to the sheet. Everything is checked
+before any work starts, and every complaint names the sheet's line. `workflows/schemas/samples.schema.json` says
+the same for other programs; a test keeps the two in step.
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ from pathlib import Path
 from megabolt.errors import InputFormatError, UsageError
 
 REQUIRED = ("patient", "sample", "fastq_1", "fastq_2")
-OPTIONAL = ("sex", "status", "lane", "open_data")
+OPTIONAL = ("sex", "status", "lane", "interleaved", "open_data")
 SEXES = ("XX", "XY", "NA")
 STATUSES = ("0", "1")
+INTERLEAVED = ("0", "1")
 
 #: Names become parts of file names, of shell commands and of the SAM header.
 NAME_PATTERN = "^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$"
@@ -42,12 +45,17 @@ _NAME = re.compile(NAME_PATTERN)
 
 @dataclass(frozen=True)
 class Lane:
-    """One pair of FASTQ files; becomes one read group."""
+    """The FASTQ of one lane; becomes one read group. Without `fastq_2` it is interleaved or unpaired."""
 
     lane: str
     fastq_1: Path
-    fastq_2: Path
+    fastq_2: Path | None
     line: int
+    interleaved: bool = False
+
+    @property
+    def paired(self) -> bool:
+        return self.interleaved or self.fastq_2 is not None
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class _Row:
     fastq_1: str
     fastq_2: str
     open_data: str
+    interleaved: str = "0"
 
 
 def check_name(name: str, what: str = "sample name") -> str:
@@ -122,7 +131,16 @@ def read_sheet(path: Path) -> SampleSheet:
     else:
         rows, notes = _list_rows(path, lines)
     samples = _group(path, [_check_row(path, row) for row in rows])
-    return SampleSheet(path, samples, notes)
+    return SampleSheet(path, samples, notes + _note_on_unpaired(path, samples))
+
+
+def _note_on_unpaired(path: Path, samples: tuple[Sample, ...]) -> tuple[str, ...]:
+    """A forgotten file of mate 2 must not pass unseen."""
+    lines = sorted({lane.line for sample in samples for lane in sample.lanes if not lane.paired})
+    if not lines:
+        return ()
+    rest = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+    return (f"{path}, line {lines[0]}{rest}: without mate 2, so the reads are taken as unpaired",)
 
 
 def _read_lines(path: Path) -> list[tuple[int, str]]:
@@ -171,6 +189,7 @@ def _table_rows(path: Path, lines: list[tuple[int, str]]) -> list[_Row]:
                 fastq_1=row["fastq_1"],
                 fastq_2=row["fastq_2"],
                 open_data=row.get("open_data", ""),
+                interleaved=row.get("interleaved") or "0",
             )
         )
     return rows
@@ -198,7 +217,7 @@ def _list_rows(path: Path, lines: list[tuple[int, str]]) -> tuple[list[_Row], tu
     notes = []
     for i, line in lines:
         fields = line.split()
-        if len(fields) not in (3, 5):
+        if len(fields) not in (2, 3, 5):
             raise InputFormatError(
                 path,
                 f"line {i}",
@@ -207,7 +226,8 @@ def _list_rows(path: Path, lines: list[tuple[int, str]]) -> tuple[list[_Row], tu
                 + " ".join((*REQUIRED[:2], *OPTIONAL[:3], *REQUIRED[2:]))
                 + ".",
             )
-        name, first, second = fields[0], fields[1].split(","), fields[2].split(",")
+        name, first = fields[0], fields[1].split(",")
+        second = fields[2].split(",") if len(fields) > 2 else [""] * len(first)
         if len(first) != len(second):
             raise InputFormatError(
                 path,
@@ -215,8 +235,18 @@ def _list_rows(path: Path, lines: list[tuple[int, str]]) -> tuple[list[_Row], tu
                 f"{len(first)} files of mate 1 and {len(second)} of mate 2",
                 "Give both mates of each lane, in the same order.",
             )
+        if len(fields) > 2 and not all(second):
+            raise InputFormatError(
+                path,
+                f"line {i}",
+                "a file of mate 2 is empty",
+                "Lanes with and without mate 2 need the form of a table.",
+            )
         if len(fields) == 5:
-            notes.append(f"{path}, line {i}: adapter sequences are not used: ends that do not match are soft-clipped")
+            notes.append(
+                f"{path}, line {i}: adapter sequences are not used: adapters are found by the overlap of mates, and"
+                " other ends that do not match are soft-clipped"
+            )
         for k, (fastq_1, fastq_2) in enumerate(zip(first, second), 1):
             rows.append(_Row(i, name, name, "NA", "0", f"L{k}", fastq_1, fastq_2, ""))
     return rows, tuple(notes)
@@ -241,6 +271,20 @@ def _check_row(path: Path, row: _Row) -> _Row:
         raise InputFormatError(path, where, f"sex '{row.sex}' is not known", f"Use {', '.join(SEXES)}.")
     if row.status not in STATUSES:
         raise InputFormatError(path, where, f"status '{row.status}' is not known", "Use 0 (normal) or 1 (tumor).")
+    if row.interleaved not in INTERLEAVED:
+        raise InputFormatError(
+            path,
+            where,
+            f"interleaved '{row.interleaved}' is not known",
+            "Use 1 where fastq_1 holds mate 1 and mate 2 in turn, else 0 or nothing.",
+        )
+    if row.interleaved == "1" and row.fastq_2:
+        raise InputFormatError(
+            path,
+            where,
+            "the row is interleaved and has a fastq_2",
+            "An interleaved file holds both mates: leave fastq_2 empty.",
+        )
     return replace(row, sex=row.sex.upper())
 
 
@@ -291,7 +335,8 @@ def _sample(path: Path, rows: list[_Row]) -> Sample:
                 f"({row.patient}, {row.sample}, {name}) is already on line {lanes[name].line}",
                 "Each (patient, sample, lane) stands once.",
             )
-        lanes[name] = Lane(name, _file(path, row.fastq_1), _file(path, row.fastq_2), row.line)
+        second = _file(path, row.fastq_2) if row.fastq_2 else None
+        lanes[name] = Lane(name, _file(path, row.fastq_1), second, row.line, row.interleaved == "1")
     return Sample(first.patient, first.sample, first.sex, int(first.status), first.open_data, tuple(lanes.values()))
 
 
@@ -302,8 +347,10 @@ def _check_files(path: Path, rows: Iterable[_Row]) -> None:
         where = f"line {row.line}"
         for column in ("fastq_1", "fastq_2"):
             text = getattr(row, column)
+            if not text and column == "fastq_2":
+                continue
             if not text:
-                raise InputFormatError(path, where, f"{column} is empty", "megabolt needs both mates of each pair.")
+                raise InputFormatError(path, where, f"{column} is empty", "Name the file of mate 1.")
             file = _file(path, text)
             if not file.is_file():
                 raise InputFormatError(

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from megabolt.errors import InputFormatError, UsageError
-from megabolt.formats.fastq import FastqLane, PairBatch, read_lanes
+from megabolt.formats.fastq import PairBatch, read_lanes
+from megabolt.formats.lane import FastqLane
 from megabolt.privacy.consent import Permit, authorize
 
 Read = tuple[str, str, str]
@@ -526,7 +527,8 @@ def test_standard_input() -> None:
 import sys
 from pathlib import Path
 from megabolt.errors import InputFormatError
-from megabolt.formats.fastq import FastqLane, read_lanes
+from megabolt.formats.fastq import read_lanes
+from megabolt.formats.lane import FastqLane
 from megabolt.privacy.consent import authorize
 permit = authorize("S1", "test", open_data="test suite: simulated reads")
 try:

@@ -19,6 +19,7 @@ from megabolt.align.engine import PairAligner
 from megabolt.align.index import build_index, open_index
 from megabolt.errors import ConsentRefused, InputFormatError, ResourceError, UsageError
 from megabolt.formats.bases import decode, reverse_complement
+from megabolt.formats.lane import FastqLane
 from megabolt.reads.bins import BIN_BASES
 from megabolt.workflow.germline import command_line, run_align, run_call, run_germline
 from megabolt.workflow.read_groups import read_groups
@@ -41,8 +42,7 @@ class Sample:
     """A reference, its reads in two lanes, the planted SNPs: contig -> {0-based place: alternative}."""
 
     reference: Path
-    fastq_1: list[Path]
-    fastq_2: list[Path]
+    lanes: list[FastqLane]
     snps: dict[str, dict[int, str]]
     n_pairs: int
 
@@ -88,13 +88,13 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
             with gzip.open(path, "wt", compresslevel=1) as file:
                 file.write("".join(fastq_record(rng, f"{pair[0]}/{mate}", pair[mate]) for pair in part))
             paths[mate - 1].append(path)
-    return Sample(reference, *paths, snps, len(pairs))
+    return Sample(reference, [FastqLane(*lane) for lane in zip(*paths)], snps, len(pairs))
 
 
 def arguments(sample: Sample, **changes: Any) -> dict[str, Any]:
     groups = read_groups("s", [f"@RG\tID:lane{k}\tLB:lib" for k in (1, 2)], 2)
     given = {
-        "reference": sample.reference, "fastq_1": sample.fastq_1, "fastq_2": sample.fastq_2, "sample": "s",
+        "reference": sample.reference, "lanes": sample.lanes, "sample": "s",
         "read_groups": groups, "threads": 2, "memory": MEMORY, "open_data": OPEN,
     }  # fmt: skip
     return given | changes
@@ -291,8 +291,10 @@ def test_an_interrupt_leaves_nothing(sample: Sample, tmp_path: Path, no_thread_l
 
 def test_a_broken_fastq_leaves_nothing(sample: Sample, tmp_path: Path, no_thread_left: None) -> None:
     broken = tmp_path / "broken.fastq.gz"
-    broken.write_bytes(sample.fastq_2[1].read_bytes()[:-100])
-    changed = arguments(sample, outdir=tmp_path / "out", fastq_2=[sample.fastq_2[0], broken])
+    first, second = sample.lanes
+    assert second.second is not None
+    broken.write_bytes(second.second.read_bytes()[:-100])
+    changed = arguments(sample, outdir=tmp_path / "out", lanes=[first, FastqLane(second.first, broken)])
     with pytest.raises(InputFormatError, match=r"broken\.fastq\.gz"):
         run_germline(**changed)
     assert list((tmp_path / "out").iterdir()) == []

@@ -22,9 +22,9 @@ def test_both_spellings_of_a_tab(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "n_pairs", "words"),
+    ("texts", "n_lanes", "words"),
     [
-        (["@RG\\tID:a"], 2, "1 read groups for 2 pairs"),
+        (["@RG\\tID:a"], 2, "1 read groups for 2 lanes"),
         (["@RG\\tID:a", "@RG\\tID:a"], 2, "two read groups have the ID a"),
         (["@RG\\tLB:a"], 1, "has no ID"),
         (["@RG\\tID:a\\tID:b"], 1, "has ID twice"),
@@ -33,6 +33,6 @@ def test_both_spellings_of_a_tab(text: str) -> None:
         (["lane1"], 1, "'lane1' is not a field"),
     ],
 )
-def test_mistakes(texts: list[str], n_pairs: int, words: str) -> None:
+def test_mistakes(texts: list[str], n_lanes: int, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        read_groups("S", texts, n_pairs)
+        read_groups("S", texts, n_lanes)

@@ -93,6 +93,43 @@ def test_the_list_of_the_vendor_tool(folder: Path) -> None:
     assert "line 2: adapter sequences are not used" in found.notes[0]
 
 
+def test_lanes_without_a_second_file(folder: Path) -> None:
+    """Paired, interleaved and unpaired lanes of one sample."""
+    (folder / "d_1.fq").touch()
+    found = read(
+        folder,
+        "patient,sample,lane,fastq_1,fastq_2,interleaved",
+        "P,S,L1,a_1.fq.gz,a_2.fq.gz,0",
+        "P,S,L2,b_1.fq.gz,,1",
+        "P,S,L3,c_1.fq.gz,,",
+        "P,S,L4,d_1.fq.gz,d_2.fq.gz,",
+        "P,S,L5,d_1.fq,,0",
+        name="samples.csv",
+    )
+    lanes = found.samples[0].lanes
+    assert [(lane.paired, lane.interleaved, lane.fastq_2 is not None) for lane in lanes] == [
+        (True, False, True),
+        (True, True, False),
+        (False, False, False),
+        (True, False, True),
+        (False, False, False),
+    ]
+    assert lanes[1].fastq_1 == folder / "b_1.fq.gz"
+    assert len(found.notes) == 1
+    assert "line 4 and 1 more: without mate 2, so the reads are taken as unpaired" in found.notes[0]
+
+
+def test_a_list_without_second_files(folder: Path) -> None:
+    found = read(folder, "S a_1.fq.gz,b_1.fq.gz", "T c_1.fq.gz c_2.fq.gz", name="sample.list")
+    assert [[lane.paired for lane in sample.lanes] for sample in found.samples] == [[False, False], [True]]
+    assert len(found.notes) == 1
+    assert "line 1: without mate 2" in found.notes[0]
+
+
+def test_no_note_where_all_have_mates(folder: Path) -> None:
+    assert read(folder, HEADER, row()).notes == ()
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
@@ -123,8 +160,15 @@ def test_the_list_of_the_vendor_tool(folder: Path) -> None:
         ([HEADER, row(file="nowhere")], ["line 2", "fastq_1 does not exist", "relative to the sheet"]),
         ([HEADER, row(), row(sample="T", file="a")], ["line 3", "a_1.fq.gz is already used on line 2"]),
         ([HEADER, "P\tS\tXX\t0\tL1\ta_1.fq.gz\ta_1.fq.gz"], ["line 2", "already used"]),
-        ([HEADER, "P\tS\tXX\t0\tL1\ta_1.fq.gz\t"], ["line 2", "fastq_2 is empty"]),
-        (["S a_1.fq.gz"], ["line 1", "2 fields", "fq1a,fq1b"]),
+        ([HEADER, "P\tS\tXX\t0\tL1\t\ta_2.fq.gz"], ["line 2", "fastq_1 is empty"]),
+        ([HEADER, "P\tS\tXX\t0\tL1\t\t"], ["line 2", "fastq_1 is empty"]),
+        ([HEADER, "P\tS\tXX\t0\tL1\ta_1.fq.gz\tnowhere"], ["line 2", "fastq_2 does not exist"]),
+        ([HEADER + "\tinterleaved", row() + "\t1"], ["line 2", "interleaved and has a fastq_2"]),
+        ([HEADER + "\tinterleaved", row() + "\tyes"], ["line 2", "interleaved 'yes'", "Use 1"]),
+        (["S"], ["line 1", "1 fields", "fq1a,fq1b"]),
+        (["S a_1.fq.gz a_2.fq.gz ACGT"], ["line 1", "4 fields"]),
+        (["S a_1.fq.gz,b_1.fq.gz a_2.fq.gz,"], ["line 1", "mate 2 is empty", "table"]),
+        (["S a_1.fq.gz,a_1.fq.gz"], ["line 1", "already used"]),
         (["S a_1.fq.gz,b_1.fq.gz a_2.fq.gz"], ["line 1", "2 files of mate 1 and 1 of mate 2"]),
     ],
 )
@@ -165,4 +209,5 @@ def test_the_schema_says_the_same(checkout: Path) -> None:
     assert schema["required"] == list(sheet.REQUIRED)
     assert columns["sex"]["enum"] == list(sheet.SEXES)
     assert columns["status"]["enum"] == list(sheet.STATUSES)
+    assert set(columns["interleaved"]["enum"]) == {*sheet.INTERLEAVED, ""}
     assert columns["sample"]["pattern"] == columns["patient"]["pattern"] == sheet.NAME_PATTERN

@@ -4,8 +4,7 @@ rule germline:
         declaration=ancient("declarations/{sample}.txt"),
         reference=str(plan.reference),
         index=ancient(str(plan.index)),
-        fastq_1=lambda wildcards: plan.fastq(wildcards.sample, 1),
-        fastq_2=lambda wildcards: plan.fastq(wildcards.sample, 2),
+        fastq=lambda wildcards: plan.fastq(wildcards.sample),
         targets=str(plan.targets) if plan.targets else [],
     output:
         **plan.outputs(),
@@ -21,9 +20,8 @@ rule germline:
     params:
         options=lambda wildcards: plan.options(wildcards.sample),
     shell:
-        "megabolt germline --reference {input.reference:q}"
-        " -1 {input.fastq_1:q} -2 {input.fastq_2:q}"
+        "megabolt germline --reference {input.reference:q} {params.options}"
         " --sample {wildcards.sample:q} --outdir {wildcards.sample:q}"
         " --threads {threads} --memory {resources.mem_mb}M"
         ' --open-data "$(cat {input.declaration:q})"'
-        " {params.options} > {log:q} 2>&1"
+        " > {log:q} 2>&1"
