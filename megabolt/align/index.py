@@ -149,10 +149,29 @@ def _fill(words: NDArray[np.uint64]) -> None:
         words[w] = mix(U(w) ^ U(0xF111E5))
 
 
+@kernel("int64(uint8[::1], int64[::1])")
+def _edges_of_n(codes: NDArray[np.uint8], edges: NDArray[np.int64]) -> int:
+    """Fill the starts and stops of runs of N; returns how many there are. More than fit are counted, not stored."""
+    found = 0
+    inside = False
+    for i in range(len(codes)):
+        if (codes[i] > 3) != inside:
+            if found < len(edges):
+                edges[found] = i
+            found += 1
+            inside = not inside
+    if inside:
+        if found < len(edges):
+            edges[found] = len(codes)
+        found += 1
+    return found
+
+
 def _intervals_of_n(codes: NDArray[np.uint8], place: int) -> NDArray[np.int64]:
-    is_n = np.zeros(len(codes) + 2, np.int8)
-    np.greater_equal(codes, bases.N, out=is_n[1:-1].view(np.bool_))
-    return np.flatnonzero(np.diff(is_n)).reshape(-1, 2).astype(np.int64) + place
+    edges = np.empty(1 << 10, np.int64)
+    while (n := int(_edges_of_n(codes, edges))) > len(edges):
+        edges = np.empty(n, np.int64)
+    return edges[:n].reshape(-1, 2) + place
 
 
 @dataclass

@@ -32,8 +32,8 @@ from megabolt.compute.jit import callee, kernel
 
 #: Inner words per core.
 _SPAN = CORE - INNER + 1
-#: Reference bases handled at once when seeds are collected: four uint32 arrays of it fit the L2 cache.
-_BLOCK = 8192
+#: Reference bases handled at once when seeds are collected: four uint32 arrays of it fit the L1 cache.
+_BLOCK = 2048
 
 _TEXT, _FIELDS = types.uint8[::1], types.int64[:, ::1]
 
@@ -42,42 +42,46 @@ _TEXT, _FIELDS = types.uint8[::1], types.int64[:, ::1]
 def _syncmer_flags(codes: Any, n: Any, scratch: Any, stride: Any, flags: Any) -> Any:
     """flags[i] = 1 where a seed starts at codes[i] (2-bit codes, one a byte); returns the number of starts looked at.
 
-    Each inner word is grown by doubling, so every loop is a plain vector loop over slices.
+    Inner words are grown by doubling, and so is the reach of their minima: every loop is a plain vector loop, from
+    some rows of the scratch into others (in place, the compiler would have to fear an overlap).
     """
-    ahead = scratch[0:stride]
-    behind = scratch[stride : 2 * stride]
-    hashed = scratch[2 * stride : 3 * stride]
-    lowest = scratch[3 * stride : 4 * stride]
+    row1, row2 = scratch[0:stride], scratch[stride : 2 * stride]
+    row3, row4 = scratch[2 * stride : 3 * stride], scratch[3 * stride : 4 * stride]
     one = codes[1 : n + 1]
     for i in range(n):
-        ahead[i] = np.uint32(codes[i]) | (np.uint32(one[i]) << np.uint32(2))
-        behind[i] = (np.uint32(3 - codes[i]) << np.uint32(2)) | np.uint32(3 - one[i])
-    for step in (2, 4):
-        later_ahead = ahead[step : n + step]
-        later_behind = behind[step : n + step]
-        for i in range(n - step):
-            ahead[i] = ahead[i] | (later_ahead[i] << np.uint32(2 * step))
-        for i in range(n - step):
-            behind[i] = (behind[i] << np.uint32(2 * step)) | later_behind[i]
-    n_inner = n - INNER + 1
+        row1[i] = np.uint32(codes[i]) | (np.uint32(one[i]) << np.uint32(2))
+        row2[i] = (np.uint32(3 - codes[i]) << np.uint32(2)) | np.uint32(3 - one[i])
+    ahead2, behind2 = row1[2 : n + 2], row2[2 : n + 2]
+    for i in range(n - 2):
+        row3[i] = row1[i] | (ahead2[i] << np.uint32(4))
+    for i in range(n - 2):
+        row4[i] = (row2[i] << np.uint32(4)) | behind2[i]
+    ahead4, behind4 = row3[4 : n + 4], row4[4 : n + 4]
+    for i in range(n - 6):
+        row1[i] = row3[i] | (ahead4[i] << np.uint32(8))
+    for i in range(n - 6):
+        row2[i] = (row4[i] << np.uint32(8)) | behind4[i]
     # Two words of eight, four bases apart: they overlap in four, which agree.
-    later_ahead = ahead[INNER - 8 : n + INNER - 8]
-    later_behind = behind[INNER - 8 : n + INNER - 8]
+    ahead8, behind8 = row1[INNER - 8 : n + INNER - 8], row2[INNER - 8 : n + INNER - 8]
+    hashed, lowest = row3, row1
+    n_inner = n - INNER + 1
     for i in range(n_inner):
         x = min(
-            ahead[i] | (later_ahead[i] << np.uint32(2 * INNER - 16)),
-            (behind[i] << np.uint32(2 * INNER - 16)) | later_behind[i],
+            row1[i] | (ahead8[i] << np.uint32(2 * INNER - 16)),
+            (row2[i] << np.uint32(2 * INNER - 16)) | behind8[i],
         )
         x = np.uint32(x * np.uint32(0x9E3779B1))  # the cast keeps Numba from widening to 64 bits
         x = np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x85EBCA77))
         hashed[i] = x ^ (x >> np.uint32(13))
     later = hashed[1:]
     for i in range(n_inner - 1):
-        lowest[i] = min(hashed[i], later[i])
-    for step in (2, 4):
-        later = lowest[step:]
-        for i in range(n_inner - 2 * step + 1):
-            lowest[i] = min(lowest[i], later[i])
+        row1[i] = min(hashed[i], later[i])
+    later = row1[2:]
+    for i in range(n_inner - 3):
+        row2[i] = min(row1[i], later[i])
+    later = row2[4:]
+    for i in range(n_inner - 7):
+        lowest[i] = min(row2[i], later[i])
     n_starts = n - SEED + 1
     lowest8 = lowest[FLANK:]
     first = hashed[FLANK:]

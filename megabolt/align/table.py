@@ -178,9 +178,7 @@ def fetch_bucket(tables: Any, hash_: Any) -> None:
 def oriented_hash(ahead: Any, behind: Any) -> Any:
     """Hash of a seed given as its window and the reverse complement of that, and 1 if the latter has the lower key."""
     key, other = key_of(ahead), key_of(behind)
-    if other < key:
-        return hash_of(other), 1
-    return hash_of(key), 0
+    return hash_of(min(key, other)), np.int64(other < key)  # without a branch: it would go either way
 
 
 @callee

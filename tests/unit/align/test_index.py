@@ -264,6 +264,16 @@ def test_fetch_gives_back_the_reference(fasta: Path) -> None:
     assert index.contig_offset[0] == GAP
 
 
+def test_many_runs_of_n(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    text = "".join(decode(random_codes(rng, int(n))) + "N" * int(n % 3) for n in rng.integers(0, 9, 5000)) + "NN"
+    index = built(tmp_path, text, "NNN", text[::-1])
+    assert len(index.n_intervals) > 3000
+    assert decode(index.fetch(0, 0, len(text))) == text
+    assert decode(index.fetch(1, 0, 3)) == "NNN"
+    assert decode(index.fetch(2, 0, len(text))) == text[::-1]
+
+
 def test_threads_do_not_change_the_file(fasta: Path) -> None:
     build_index(fasta, threads=1)
     once = index_path(fasta).read_bytes()
