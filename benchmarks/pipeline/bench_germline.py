@@ -11,50 +11,37 @@ Order of operations:
   4. if an answer is poor (--floor), the exit code is 1 and no ratio is printed: speed of wrong answers is no
      figure.
 
-CPU seconds are user and system time of all processes of a step (wait4), wall seconds from start to end,
-memory the highest sum of resident sizes of its processes, looked at ten times a second. A program that is not
-on PATH is named and its chain skipped. Ratios hold on this machine, for this input, within this run.
+Costs are defined in runs.py. A program that is not on PATH is named and its chain skipped. Ratios hold on this
+machine, for this input, within this run.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
-import platform
-import shlex
-import shutil
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runs import BWA, FINISH, Cost, measure, megabolt, missing, prepare_megabolt, processor, quoted, shell, versions
+
 #: Calls of the peers below this quality are left out, as their users do; megabolt's own filter speaks for itself.
 PEER_MIN_QUAL = 20
-
-ALIGN = (
-    "bwa mem -t {threads} -R '@RG\\tID:{sample}\\tSM:{sample}\\tLB:{sample}\\tPL:ILLUMINA' {reference} {r1} {r2}"
-    " | samtools fixmate -m -u - - | samtools sort -u -@ {threads} -T {work}/sort - "
-    " | samtools markdup -@ {threads} - {work}/peer.bam && samtools index {work}/peer.bam"
-)
 
 #: Chains by name: steps (name, shell command) that end with {work}/CHAIN.vcf.gz. Steps of one name are run once.
 CHAINS = {
     "bwa-freebayes": [
-        ("bwa mem | samtools fixmate, sort, markdup", ALIGN),
-        ("freebayes", "freebayes -f {reference} {work}/peer.bam | bcftools view -Oz -o {work}/bwa-freebayes.vcf.gz"),
+        ("bwa mem | samtools fixmate, sort, markdup", BWA + FINISH),
+        ("freebayes", "freebayes -f {reference} {bam} | bcftools view -Oz -o {work}/bwa-freebayes.vcf.gz"),
     ],
     "bwa-bcftools": [
-        ("bwa mem | samtools fixmate, sort, markdup", ALIGN),
+        ("bwa mem | samtools fixmate, sort, markdup", BWA + FINISH),
         (
             "bcftools mpileup | call",
-            "bcftools mpileup -f {reference} -a AD,DP -Ou {work}/peer.bam"
-            " | bcftools call -mv -Oz -o {work}/bwa-bcftools.vcf.gz",
+            "bcftools mpileup -f {reference} -a AD,DP -Ou {bam} | bcftools call -mv -Oz -o {work}/bwa-bcftools.vcf.gz",
         ),
     ],
 }
@@ -63,23 +50,6 @@ PROGRAMS = {
     "bwa-freebayes": ("bwa", "samtools", "freebayes", "bcftools"),
     "bwa-bcftools": ("bwa", "samtools", "bcftools"),
 }
-
-VERSION_OF = {"bwa": "bwa 2>&1 | sed -n 's/^Version: //p'", "freebayes": "freebayes --version | sed 's/^version: *//'"}
-
-
-@dataclass
-class Cost:
-    """What a step, or a chain of them, took."""
-
-    cpu_seconds: float = 0.0
-    wall_seconds: float = 0.0
-    peak_bytes: int = 0
-
-    def add(self, other: Cost) -> None:
-        """Follow with another step."""
-        self.cpu_seconds += other.cpu_seconds
-        self.wall_seconds += other.wall_seconds
-        self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
 
 
 @dataclass
@@ -93,80 +63,12 @@ class Result:
     accuracy: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-class _MemoryWatch:
-    """The highest sum of resident sizes of the processes of a session."""
-
-    def __init__(self, session: int) -> None:
-        self.peak_bytes = 0
-        self._session = session
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> int:
-        self._stop.set()
-        self._thread.join()
-        return self.peak_bytes
-
-    def _look(self) -> None:
-        page = os.sysconf("SC_PAGE_SIZE")
-        while not self._stop.is_set():
-            total = 0
-            for stat in Path("/proc").glob("[0-9]*/stat"):
-                try:
-                    fields = stat.read_text().rpartition(")")[2].split()
-                except OSError:
-                    continue
-                if int(fields[3]) == self._session:  # session, field 6 of proc(5)
-                    total += int(fields[21]) * page  # rss, field 24
-            self.peak_bytes = max(self.peak_bytes, total)
-            self._stop.wait(0.1)
-
-
-def measure(command: Sequence[str], log: Path) -> Cost:
-    """Run a command in a session of its own; its words go to `log`."""
-    with log.open("a", encoding="utf-8") as words:
-        words.write(f"$ {shlex.join(command)}\n")
-        words.flush()
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, start_new_session=True
-        )
-        watch = _MemoryWatch(process.pid)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        peak = max(watch.stop(), usage.ru_maxrss * 1024)
-    if process.returncode != 0:
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
-        sys.exit(f"bench_germline: a step failed with exit code {process.returncode}; {log} ends with:\n{tail}")
-    return Cost(usage.ru_utime + usage.ru_stime, wall, peak)
-
-
-def shell(text: str) -> list[str]:
-    """A pipe of which any program may fail the step."""
-    return ["bash", "-c", f"set -euo pipefail; {text}"]
-
-
-def megabolt(*words: object) -> list[str]:
-    return [sys.executable, "-m", "megabolt", *map(str, words)]
-
-
 def prepare(args: argparse.Namespace, chains: Sequence[str]) -> Path:
     """A plain FASTA in the working folder with the indexes of all programs; nothing of this is counted."""
-    args.work.mkdir(parents=True, exist_ok=True)
-    reference: Path = args.work / "reference.fa"
-    if not reference.exists():
-        opener: Any = gzip.open if args.reference.suffix == ".gz" else open
-        with opener(args.reference, "rb") as source, (args.work / "reference.part").open("wb") as target:
-            shutil.copyfileobj(source, target)
-        (args.work / "reference.part").rename(reference)
-    log = args.work / "prepare.log"
-    if not Path(f"{reference}.mbx").exists():
-        measure(megabolt("index", reference), log)
-    measure(megabolt("warmup"), log)
+    reference = prepare_megabolt(args.reference, args.work)
     if chains and not Path(f"{reference}.bwt").exists():
-        measure(shell(f"samtools faidx {shlex.quote(str(reference))} && bwa index {shlex.quote(str(reference))}"), log)
+        index = shell(f"samtools faidx {quoted(reference)} && bwa index {quoted(reference)}")
+        measure(index, args.work / "prepare.log")
     return reference
 
 
@@ -174,10 +76,10 @@ def run_chain(name: str, args: argparse.Namespace, reference: Path, done: dict[s
     """All steps of a chain; a step that another chain has run already keeps its cost."""
     result = Result(name, args.work / f"{name}.vcf.gz")
     values = {
-        "reference": shlex.quote(str(reference)),
-        "r1": shlex.quote(str(args.fastq_1)),
-        "r2": shlex.quote(str(args.fastq_2)),
-        "work": shlex.quote(str(args.work)),
+        "reference": quoted(reference),
+        "reads": quoted(args.fastq_1, args.fastq_2),
+        "work": quoted(args.work),
+        "bam": quoted(args.work / "peer.bam"),
         "sample": args.sample,
         "threads": args.threads,
     }
@@ -186,7 +88,7 @@ def run_chain(name: str, args: argparse.Namespace, reference: Path, done: dict[s
             done[step] = measure(shell(command.format(**values)), args.work / f"{name}.log")
         result.steps.append((step, done[step]))
         result.total.add(done[step])
-    measure(shell(f"bcftools index -f -t {shlex.quote(str(result.calls))}"), args.work / f"{name}.log")
+    measure(shell(f"bcftools index -f -t {quoted(result.calls)}"), args.work / f"{name}.log")
     return result
 
 
@@ -219,27 +121,6 @@ def compare(truth: Path, result: Result, args: argparse.Namespace, reference: Pa
 
 def declared(args: argparse.Namespace) -> list[str]:
     return [] if args.open_data is None else ["--open-data", args.open_data]
-
-
-def missing_programs(chain: str) -> list[str]:
-    return [program for program in PROGRAMS[chain] if shutil.which(program) is None]
-
-
-def versions(programs: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for program in programs:
-        command = VERSION_OF.get(program, f"{program} --version | head -n 1")
-        said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-        found[program] = (said.stdout + said.stderr).strip().removeprefix(program).strip()
-    said = subprocess.run(megabolt("--version"), capture_output=True, text=True, check=True)
-    return found | {"megabolt": said.stdout.split()[-1]}
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def poor(results: Sequence[Result], floor: float) -> list[str]:
@@ -292,9 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     chains = []
     for name in dict.fromkeys(args.chains):
-        missing = missing_programs(name)
-        if missing:
-            print(f"skipped {name}: {', '.join(missing)} not on PATH")
+        absent = missing(PROGRAMS[name])
+        if absent:
+            print(f"skipped {name}: {', '.join(absent)} not on PATH")
         else:
             chains.append(name)
     reference = prepare(args, chains)
