@@ -139,9 +139,10 @@ def compact(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _roc_rows(entry: dict[str, Any]) -> Iterator[str]:
+    if not any(told["below"] for told in entry["roc_versus"].values()):
+        yield "on or above every other"
     for other, told in entry["roc_versus"].items():
         if not told["below"]:
-            yield f"on or above {other} at all {told['points']} points"
             continue
         worst = told["worst"]
         needed = "never as many right" if worst["needed"] is None else f"{worst['needed']:.1f}"
