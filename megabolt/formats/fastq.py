@@ -201,12 +201,15 @@ def _of_two_files(threads: Sequence[_FileThread], lane: int, files: FastqLane) -
         one, two = (thread.next_batch(lane) for thread in threads)
         if one is None and two is None:
             return
-        if one is None or two is None or one.n != two.n:
+        if one is None or two is None:
             raise _missing_mates(files, one, two)
-        fields = (one.fields[: one.n], two.fields[: two.n])
+        n = min(one.n, two.n)
+        fields = (one.fields[:n], two.fields[:n])
         row = names.first_unequal(one.text, fields[0], two.text, fields[1])
-        if row >= 0:
+        if row >= 0:  # files of different pairs may differ in length too, but this explains more
             raise _unequal_names(files, one, two, row)
+        if one.n != two.n:
+            raise _missing_mates(files, one, two)
         yield PairBatch(one.n, (one.text, two.text), fields, lane, 0, True, ((threads[0], one), (threads[1], two)))
 
 

@@ -178,6 +178,82 @@ def test_bad_fastq(
     refused(command(world, fastq_1, fastq_2, tmp_path / "out"), *words)
 
 
+def second_lane_cut(world: World, folder: Path) -> tuple[list[str], list[str]]:
+    lanes = [folder / f"L2_R{mate}.fastq.gz" for mate in (1, 2)]
+    for path, source in zip(lanes, world.fastq):
+        shutil.copy(source, path)
+    lanes[1].write_bytes(lanes[1].read_bytes()[:-200])
+    one, two = world.fastq
+    return ["-1", str(one), str(lanes[0]), "-2", str(two), str(lanes[1])], ["L2_R2.fastq.gz", "truncated"]
+
+
+def exchanged_lanes(world: World, folder: Path) -> tuple[list[str], list[str]]:
+    lines = [lines_of(path) for path in world.fastq]
+    lanes = [write_lines(folder / f"L2_R{mate}.fastq.gz", lines[mate - 1][400:]) for mate in (1, 2)]
+    one, two = world.fastq
+    words = ["-1", str(one), str(lanes[0]), "-2", str(lanes[1]), str(two)]
+    return words, ["L2_R2.fastq.gz, line 1 (record 1)", "differs from that of its mate"]
+
+
+def mate_1_as_interleaved(world: World, folder: Path) -> tuple[list[str], list[str]]:
+    return ["--interleaved", str(world.fastq[0])], ["R1.fastq.gz, line 5 (record 2)", "no pair", "-1"]
+
+
+def odd_number(world: World, folder: Path) -> tuple[list[str], list[str]]:
+    one, two = (lines_of(path) for path in world.fastq)
+    bad = write_lines(folder / "odd.fq.gz", [*one[:4], *two[:4], *one[4:8], b""])
+    return ["--interleaved", str(bad)], ["odd.fq.gz, record 3", "odd number", "in turn"]
+
+
+def interleaved_as_single(world: World, folder: Path) -> tuple[list[str], list[str]]:
+    one, two = (lines_of(path) for path in world.fastq)
+    bad = write_lines(folder / "both.fq.gz", [*one[:4], *two[:4], b""])
+    return ["--single", str(bad)], ["both.fq.gz, line 5 (record 2)", "one name", "--interleaved"]
+
+
+def too_long(world: World, folder: Path) -> tuple[list[str], list[str]]:
+    reads = [[b"@r%d" % n, b"A" * n, b"+", b"I" * n] for n in (0, 35, 150, 500, 501)]
+    bad = write_lines(folder / "long.fq.gz", [*(line for read in reads for line in read), b""])
+    return ["--single", str(bad)], ["long.fq.gz, line 18 (record 5)", "501 bases; at most 500"]
+
+
+def no_umi(world: World, folder: Path) -> tuple[list[str], list[str]]:
+    bad = write_lines(folder / "umi.fq.gz", [b"@r1 RX:Z:ACGT", b"A", b"+", b"I", b"@r2", b"A", b"+", b"I", b""])
+    return ["--single", str(bad), "--umi", "comment"], ["umi.fq.gz, line 5 (record 2)", "no UMI", "--umi"]
+
+
+BAD_LANES = [
+    second_lane_cut,
+    exchanged_lanes,
+    mate_1_as_interleaved,
+    odd_number,
+    interleaved_as_single,
+    too_long,
+    no_umi,
+]
+
+
+@pytest.mark.parametrize("case", BAD_LANES, ids=lambda case: case.__name__)
+def test_bad_lanes(
+    case: Callable[[World, Path], tuple[list[str], list[str]]],
+    world: World,
+    tmp_path: Path,
+    refused: Callable[..., str],
+) -> None:
+    arguments, words = case(world, tmp_path)
+    common = ["--reference", str(world.reference), "--sample", "S", "--threads", "2", "--memory", "2G", *DECLARED]
+    refused(["germline", *arguments, *common, "--outdir", str(tmp_path / "out")], *words)
+
+
+def test_a_lane_without_any_read_with_bases(world: World, tmp_path: Path) -> None:
+    """Reads of trimmed files may be empty, all of them: they are written as unmapped."""
+    path = write_lines(tmp_path / "none.fq.gz", [b"@r1", b"", b"+", b"", b"@r2", b"", b"+", b"", b""])
+    words = ["align", "--reference", str(world.reference), "--single", str(path), "--sample", "S", *DECLARED]
+    assert main([*words, "-o", str(tmp_path / "S.bam"), "--memory", "2G"]) == 0
+    with pysam.AlignmentFile(str(tmp_path / "S.bam")) as file:
+        assert [(read.query_name, read.flag) for read in file.fetch(until_eof=True)] == [("r1", 4), ("r2", 4)]
+
+
 @pytest.mark.parametrize("name", ["malformed.fastq", "malformed2.fastq"])
 def test_malformed_fastq_of_others(
     name: str, shared_data: Path, world: World, tmp_path: Path, refused: Callable[..., str]
@@ -357,6 +433,9 @@ def test_unknown_values_name_the_choices(
         (["-1", "nowhere.fq"], ["nowhere.fq", "does not exist"]),
         (["--reference", "nowhere.fa"], ["nowhere.fa", "does not exist"]),
         (["--read-group", "@RG\\tLB:x"], ["has no ID"]),
+        (["--read-group", "ID:a", "--read-group", "ID:b"], ["2 read groups for 1 lanes", "--interleaved"]),
+        (["--single", "nowhere.fq"], ["nowhere.fq", "does not exist"]),
+        (["--xa=-1"], ["--xa -1"]),
         (["--targets", "nowhere.bed"], ["nowhere.bed", "does not exist"]),
     ],
 )

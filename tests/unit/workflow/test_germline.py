@@ -222,6 +222,99 @@ def test_the_two_halves_give_the_same(sample: Sample, results: dict[int, Path], 
     assert vcf_text(tmp_path / "d.vcf.gz") == vcf_text(results[1] / "s.vcf.gz")
 
 
+def reads_of(path: Path) -> list[str]:
+    """FASTQ records, each as one text."""
+    with gzip.open(path, "rt") as file:
+        lines = list(file)
+    return ["".join(lines[i : i + 4]) for i in range(0, len(lines), 4)]
+
+
+def in_turn(lane: FastqLane, path: Path) -> FastqLane:
+    """The lane as one interleaved file."""
+    assert lane.second is not None
+    path.write_text("".join(a + b for a, b in zip(reads_of(lane.first), reads_of(lane.second))))
+    return FastqLane(path, interleaved=True)
+
+
+def test_mates_in_turn_give_the_same_records(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
+    lanes = [sample.lanes[0], in_turn(sample.lanes[1], tmp_path / "i.fq")]
+    run_align(**arguments(sample, output=tmp_path / "s.bam", lanes=lanes))
+    assert bam_text(tmp_path / "s.bam") == bam_text(results[1] / "s.bam")
+
+
+def test_unpaired_reads(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
+    """Places are those that the reads have as mates, but where the mate has helped; SNPs are found."""
+    said: list[str] = []
+    lanes = [FastqLane(path) for lane in sample.lanes for path in lane.files]
+    groups = read_groups("s", [f"@RG\tID:lane{k}\tLB:lib" for k in range(4)], 4)
+    given = arguments(sample, lanes=lanes, read_groups=groups)
+    summary = run_germline(**given, outdir=tmp_path / "2", say=said.append)
+    assert "learnt" not in summary.metrics["insert_size"]
+    assert any(f"{2 * sample.n_pairs:,} reads" in line for line in said)
+    run_germline(**(given | {"threads": 1}), outdir=tmp_path / "1")
+    assert bam_text(tmp_path / "1" / "s.bam") == bam_text(tmp_path / "2" / "s.bam")
+    with pysam.AlignmentFile(str(results[1] / "s.bam")) as file:
+        as_mates = {(r.query_name, r.is_read2): r for r in file if not r.is_supplementary}
+    n_same = n_mapped = 0
+    with pysam.AlignmentFile(str(tmp_path / "1" / "s.bam")) as file:
+        for read in file:
+            assert read.flag & ~(0x4 | 0x10 | 0x400 | 0x800) == 0
+            assert (read.next_reference_id, read.template_length, read.has_tag("MC")) == (-1, 0, False)
+            mate = as_mates[read.query_name, read.get_tag("RG") in ("lane1", "lane3")]
+            n_mapped += not read.is_unmapped
+            n_same += (read.reference_id, read.reference_start) == (mate.reference_id, mate.reference_start)
+    assert n_mapped > 0.98 * 2 * sample.n_pairs
+    assert n_same > 0.99 * n_mapped
+    found = {(r.contig, r.start, r.alts[0]) for r in records(tmp_path / "1" / "s.vcf.gz")}
+    planted = {(contig, place, alt) for contig, snps in sample.snps.items() for place, alt in snps.items()}
+    assert len(planted & found) > 0.9 * len(planted)
+
+
+def test_lanes_of_all_kinds_together(sample: Sample, tmp_path: Path) -> None:
+    """Each read group is treated in its own way; nothing depends on the number of threads."""
+    first, second = sample.lanes
+    assert first.second is not None
+    lanes = [FastqLane(first.second), in_turn(second, tmp_path / "i.fq"), FastqLane(first.first)]
+    groups = read_groups("s", [f"@RG\tID:{k}\tLB:lib{k}" for k in "abc"], 3)
+    said: list[str] = []
+    for threads in (1, 3):
+        given = arguments(sample, lanes=lanes, read_groups=groups, threads=threads)
+        summary = run_align(**given, output=tmp_path / f"{threads}.bam", say=said.append)
+        assert len(summary.metrics["insert_size"]["learnt"]) == 1
+    assert bam_text(tmp_path / "1.bam") == bam_text(tmp_path / "3.bam")
+    with pysam.AlignmentFile(str(tmp_path / "1.bam")) as file:
+        found = [(read.get_tag("RG"), read.is_paired) for read in file if not read.is_supplementary]
+    n_first = len(reads_of(first.first))
+    n_second = sample.n_pairs - n_first
+    assert {kind: found.count(kind) for kind in set(found)} == {
+        ("a", False): n_first,
+        ("b", True): 2 * n_second,
+        ("c", False): n_first,
+    }
+    assert any(f"{2 * n_first + n_second:,} pairs and unpaired reads" in line for line in said)
+
+
+@pytest.mark.parametrize("umi", ["name", "comment"])
+def test_umis_become_tags(sample: Sample, tmp_path: Path, umi: str) -> None:
+    lane = sample.lanes[1]
+    expected, paths = {}, []
+    for mate, path in enumerate(lane.files, 1):
+        text = ""
+        for k, read in enumerate(reads_of(path)):
+            name, rest = read[1:].split(f"/{mate}\n", 1)
+            value = "ACGTN"[: 1 + k % 5] + ("+", "-", "_")[k % 3] + "GGT"
+            header = f"{name}:{value}/{mate}" if umi == "name" else f"{name}/{mate}\tRX:Z:{value}"
+            expected[header.split(f"/{mate}")[0]] = value.replace("+", "-").replace("_", "-")
+            text += f"@{header}\n{rest}"
+        paths.append(tmp_path / f"{mate}.fq")
+        paths[-1].write_text(text)
+    given = arguments(sample, lanes=[FastqLane(*paths)], read_groups=read_groups("s", [], 1))
+    run_align(**given, umi=umi, output=tmp_path / "s.bam")
+    with pysam.AlignmentFile(str(tmp_path / "s.bam")) as file:
+        found = [(read.query_name, read.get_tag("RX")) for read in file if not read.is_supplementary]
+    assert sorted(found) == sorted([*expected.items()] * 2)
+
+
 def test_cram_in_the_middle_gives_the_same_calls(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
     cram = tmp_path / "s.cram"
     run_align(**arguments(sample, output=cram))
