@@ -12,8 +12,8 @@ The records do not depend on the number of threads.
 Example:
   megabolt align --reference GRCh38.fa -1 S_R1.fq.gz -2 S_R2.fq.gz --sample S -o S.bam \\
       --open-data "J. Smith: HG002 of Genome in a Bottle, open consent"
-  fastq-dump --split-spot -Z SRR1 | megabolt align --reference GRCh38.fa --interleaved - --sample S -o S.bam \\
-      --open-data "..."
+  samtools collate -uO old.bam | samtools fastq -s /dev/null - | megabolt align --reference GRCh38.fa \\
+      --interleaved - --sample S -o S.bam --open-data "..."
 """
 
 from __future__ import annotations
