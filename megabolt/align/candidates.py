@@ -10,7 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from megabolt.align.table import COUNT_MASK, COUNT_SHIFT, LONG_LIST, PLACE_MASK, SEED, fetch_bucket, find, seed_hash
+from megabolt.align.table import (
+    COUNT_MASK,
+    COUNT_SHIFT,
+    LONG_LIST,
+    MOST_ENTRIES,
+    PLACE_MASK,
+    SEED,
+    fetch_bucket,
+    find,
+    find_core,
+    seed_hash,
+)
 from megabolt.align.verify import insert_length, lightest_in_seed, penalty_at, penalty_of_key, penalty_with_gap
 from megabolt.compute.bits import EVEN_BITS, U, bases_at, popcount, prefetch
 from megabolt.compute.jit import callee
@@ -32,6 +43,8 @@ SECOND_ROUND_SEEDS = 6
 MOST_ANCHORS, ANCHOR_WITHIN = 16, 40
 #: Rivals that get the one-gap kernel, its longest gap, and the penalty from which gaps are looked for.
 GAP_RIVALS, LONGEST_GAP, GAP_FROM = 12, 12, 50
+#: dB up to which a place on a primary contig is preferred to any on an ALT contig.
+PRIMARY_WITHIN = 400
 #: A penalty that stands for "no place".
 FAR = 1 << 20
 
@@ -65,6 +78,7 @@ class Seeds(NamedTuple):
     n: Any  # int64 [2]
     bound: Any  # int64 [2], equation (1) of align/fast.py
     hashes: Any  # uint64 [MOST_SEEDS], scratch
+    entries: Any  # uint64 [MOST_ENTRIES], scratch
     best_to: Any  # int64 [MOST_SEEDS], scratch
 
 
@@ -97,6 +111,7 @@ def allocate_seeds() -> Any:
         np.zeros(2, np.int64),
         np.zeros(2, np.int64),
         np.empty(MOST_SEEDS, np.uint64),
+        np.empty(MOST_ENTRIES, np.uint64),
         np.empty(MOST_SEEDS, np.int64),
     )
 
@@ -158,6 +173,22 @@ def look_up(s: Any, mate: Any, r: Any, reads: Any, tables: Any) -> None:
         s.state[mate, x] = MASKED
         s.weight[mate, x] = lightest_in_seed(reads, r, s.position[mate, x])
     s.n[mate] = n
+
+
+@callee
+def add_cores(c: Any, s: Any, mate: Any, r: Any, reads: Any, tables: Any, stamp: Any) -> None:
+    """Places named by the inner CORE bases of the seeds of a mate: for reads that differ from their place a lot."""
+    length = reads.length[r]
+    for x in range(s.n[mate]):
+        hash_, s.strand[mate, x] = seed_hash(reads, r, s.position[mate, x])
+        for e in range(find_core(tables, hash_, s.entries)):
+            entry = s.entries[e]
+            count = np.int64((entry >> U(COUNT_SHIFT)) & COUNT_MASK)
+            payload = np.int64(entry & PLACE_MASK)
+            if count <= FIRST_LIST:
+                for q in range(count):
+                    v = np.int64(tables.lists[U(payload + q)]) if count > 1 else payload
+                    _add(c, mate, _key_of(s, mate, x, v, length), ONE, stamp)
 
 
 @callee
@@ -340,6 +371,50 @@ def verify(c: Any, mate: Any, first: Any, best: Any, r: Any, reads: Any, tables:
                     best = min(best, x)
             votes -= 1
     return best
+
+
+@callee
+def is_on_alt(tables: Any, place: Any) -> Any:
+    """Whether a place lies on an ALT contig; `tables.is_alt` is empty if that does not matter."""
+    contig = np.searchsorted(tables.contig_offset, place + 1, "right") - 1
+    return contig >= 0 and tables.is_alt[contig] != 0
+
+
+@callee
+def prefer_primary(c: Any, mate: Any, best: Any, tables: Any) -> Any:
+    """Drop the places on ALT contigs if there is one on a primary contig; returns the mate's best penalty."""
+    best_primary = np.int64(FAR)
+    for z in range(c.n[mate]):
+        if c.penalty[mate, z] < best_primary and not is_on_alt(tables, c.key[mate, z] >> 1):
+            best_primary = c.penalty[mate, z]
+    if best_primary > PRIMARY_WITHIN:
+        return best
+    for z in range(c.n[mate]):
+        if is_on_alt(tables, c.key[mate, z] >> 1):
+            c.penalty[mate, z] = FAR
+    return best_primary
+
+
+@callee
+def unroll_circle(c: Any, first1: Any, first2: Any, tables: Any, insert: Any) -> None:
+    """Give new candidates on the circular contig the place at which their mate's is near.
+
+    Filler holds the contig's end before its start and its start behind its end. A read across the origin lies at
+    the end; a whole read near the start is moved behind the end if its mate lies before the end.
+    """
+    offset, length = tables.circular[0], tables.circular[1]
+    for mate in range(2):
+        for z in range(first1 if mate == 0 else first2, c.n[mate]):
+            if offset - insert.high <= c.key[mate, z] >> 1 < offset:
+                c.key[mate, z] += length << 1
+    for mate in range(2):
+        across = False
+        for z in range(c.n[1 - mate]):
+            across |= offset + length - insert.high <= c.key[1 - mate, z] >> 1 < offset + length
+        if across:
+            for z in range(first1 if mate == 0 else first2, c.n[mate]):
+                if offset <= c.key[mate, z] >> 1 < offset + insert.high:
+                    c.key[mate, z] += length << 1
 
 
 @callee

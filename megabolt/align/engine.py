@@ -21,7 +21,9 @@ from megabolt.align.choose import FAST, MAPQ, MATE_COLUMNS, N_COLUMNS, N_CONTEXT
 from megabolt.align.extend import finish, rescore
 from megabolt.align.fast import place_fast
 from megabolt.align.full import QUEUE_PER_PAIR, place_full, place_rescored
+from megabolt.align.hidden import TWO_COLOUR_NAMES, clip_hidden, hide_tails, trim_hidden
 from megabolt.align.index import Index
+from megabolt.align.options import AlignOptions
 from megabolt.align.packed import InsertSize, PackedReads, allocate_reads
 from megabolt.align.seed import pack_reads
 from megabolt.align.split import add_parts
@@ -61,9 +63,13 @@ class _Workspace(threading.local):
 class PairAligner:
     """Aligns batches of read pairs to an index; safe to use from several threads."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, options: AlignOptions | None = None) -> None:
         self.index = index
-        self._tables = index.tables()
+        self.options = options or AlignOptions()
+        tables = index.tables()
+        if not (self.options.alt and index.is_alt.any()):
+            tables = tables._replace(is_alt=np.empty(0, np.uint8))
+        self._tables = tables
         self._workspace = _Workspace()
 
     def align(self, batch: PairBatch, insert_size: InsertSize) -> Alignments:
@@ -71,6 +77,10 @@ class PairAligner:
         work = self._place(batch, insert_size)
         alignments = finish(work.placed, batch.n_pairs, work.reads, self._tables)
         add_parts(alignments, work.reads, self._tables)
+        if self.options.adapters == "trim":
+            trim_hidden(work.reads, alignments)
+        else:
+            clip_hidden(work.reads, alignments)
         return alignments
 
     def learn_insert_size(self, batches: Sequence[PairBatch]) -> InsertSize:
@@ -90,14 +100,24 @@ class PairAligner:
             found.append(inserts[sure])
         return InsertSize.fitted(np.concatenate(found))
 
+    def _hides_poly_g(self, batch: PairBatch) -> bool:
+        if self.options.poly_g != "auto" or batch.n_pairs == 0:
+            return self.options.poly_g == "on"
+        start, length = batch.fields[0][0, :2].tolist()
+        return batch.text[0][start : start + length].tobytes().startswith(TWO_COLOUR_NAMES)
+
     def _place(self, batch: PairBatch, insert_size: InsertSize) -> _Workspace:
         """Fill this thread's workspace with the placements of a batch."""
         n, work, tables = batch.n_pairs, self._workspace, self._tables
         longest = int(max(batch.fields[0][:n, 4].max(initial=0), batch.fields[1][:n, 4].max(initial=0)))
         work.fit(n, longest)
         reads = work.reads
-        pack_reads(*batch.text, *batch.fields, n, reads)
+        pack_reads(*batch.text, *batch.fields, n, False, reads)
         place_fast(reads, tables, insert_size, n, work.placed)
+        if hide_tails(
+            *batch.text, *batch.fields, n, self.options.adapters != "off", self._hides_poly_g(batch), reads, work.placed
+        ):
+            pack_reads(*batch.text, *batch.fields, n, True, reads)
         place_full(
             reads, tables, insert_size, n, work.placed, work.queue_key, work.queue_read, work.queue_pairs,
             work.contexts, work.queued,

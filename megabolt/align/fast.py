@@ -25,7 +25,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from megabolt.align.candidates import FAR, ZERO
+from megabolt.align.candidates import FAR, ZERO, is_on_alt
 from megabolt.align.choose import (
     FAST,
     MAPQ,
@@ -41,7 +41,7 @@ from megabolt.align.choose import (
     lot,
     phred_of,
 )
-from megabolt.align.packed import INSERT_TYPE, READS_TYPE, TABLES_TYPE, InsertSize, PackedReads, Tables
+from megabolt.align.packed import INSERT_TYPE, LONGEST_INSERT, READS_TYPE, TABLES_TYPE, InsertSize, PackedReads, Tables
 from megabolt.align.table import COUNT_MASK, COUNT_SHIFT, PLACE_MASK, SEED, fetch_bucket, find, seed_hash
 from megabolt.align.verify import insert_length, insert_penalty, lightest_in_seed, penalty_of_key
 from megabolt.compute.bits import U, prefetch
@@ -117,6 +117,20 @@ def _collect(reads: Any, tables: Any, n_reads: Any, key: Any, n_key: Any, bound:
 
 
 @callee
+def _is_special(p: Any, tables: Any, key: Any, n1: Any, n2: Any) -> Any:
+    """Whether a place of pair p lies on an ALT contig or near an end of the circular one: tier 2 sees to these."""
+    offset, length = tables.circular[0], tables.circular[1]
+    for mate in range(2):
+        for z in range(n1 if mate == 0 else n2):
+            place = key[2 * p + mate, z] >> 1
+            if length > 0 and offset - LONGEST_INSERT < place < offset + length:
+                return True
+            if len(tables.is_alt) > 0 and is_on_alt(tables, place):
+                return True
+    return False
+
+
+@callee
 def _place_single(p: Any, r: Any, reads: Any, tables: Any, key: Any, n: Any, bound: Any, out: Any) -> Any:
     """Place read r, which has no mate; returns whether its seeds settle it: equation (2) for one read."""
     best, best_lot, x = np.int64(FAR), U(0), -1
@@ -165,10 +179,14 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
         length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
         if length1 == 0 or length2 == 0:
             r = 2 * p + (1 if length1 == 0 else 0)
+            if len(tables.is_alt) + tables.circular[1] > 0 and _is_special(p, tables, key, n1, n2):
+                continue
             if _place_single(p, r, reads, tables, key, n_key[r], bound[r], out):
                 settled += 1
             continue
         if n1 == 0 or n2 == 0:
+            continue
+        if len(tables.is_alt) + tables.circular[1] > 0 and _is_special(p, tables, key, n1, n2):
             continue
         for mate in range(2):
             for z in range(n_key[2 * p + mate]):

@@ -8,7 +8,8 @@ In: pairs that tier 1 left. Out: placements, or a queue of candidates for the af
    with the other mate's rarest seed.
 3. Every candidate is verified base by base; the best-voted get the one-gap kernel, rivals as well as the winner:
    a rival scored less carefully makes confident mistakes.
-4. A mate without a good concordant place is searched around its mate's good places.
+4. A mate without a good concordant place is searched around its mate's good places. A read that fits nowhere is
+   looked up by the inner bases of its seeds as well.
 5. If the seed bound (equation 1 of `align/fast.py`) leaves room for unseen places within reach, longer lists are
    read, and 3 and 4 repeated for what is new.
 6. The pair is chosen (`align/choose.py`); a poor one is queued for the affine kernel instead.
@@ -27,15 +28,18 @@ from megabolt.align.candidates import (
     MOST_WINDOWS,
     ONE,
     ZERO,
+    add_cores,
     allocate_candidates,
     allocate_seeds,
     bound_unseen,
     intersect,
     look_up,
+    prefer_primary,
     rescue,
     resolve_rarest,
     resolve_short,
     search_windows,
+    unroll_circle,
     verify,
 )
 from megabolt.align.choose import (
@@ -65,6 +69,8 @@ from megabolt.compute.jit import callee, kernel
 PRUNE = 115
 #: Second round if the bound leaves unseen places within this many dB of the best pair.
 SECOND_ROUND_MARGIN = 20.0
+#: Reads above this penalty are looked up by the inner bases of their seeds as well.
+CORES_FROM = 300
 #: Pairs above this penalty are re-scored by the affine kernel; candidates it sees per mate, by penalty and by votes.
 POOR_PENALTY = 100.0
 QUEUE_BY_PENALTY, QUEUE_BY_VOTES = 12, 4
@@ -110,6 +116,41 @@ def _keep(c: Any, mate: Any, best: Any, length: Any, found: Any) -> Any:
 
 
 @callee
+def _score(
+    c: Any,
+    p: Any,
+    best: Any,
+    verified: Any,
+    rescued: Any,
+    reads: Any,
+    tables: Any,
+    insert: Any,
+    context: Any,
+    stamp: Any,
+) -> None:
+    """Steps 3 and 4 for the candidates that are new; `best`, `verified` and `rescued` say what has been done."""
+    if verified[0] == c.n[0] and verified[1] == c.n[1]:
+        return
+    if tables.circular[1] > 0:
+        unroll_circle(c, verified[0], verified[1], tables, insert)
+    for mate in range(2):
+        best[mate] = verify(c, mate, verified[mate], best[mate], 2 * p + mate, reads, tables)
+        verified[mate] = c.n[mate]
+    for mate in range(2):
+        before = c.n[mate]
+        if before > 0 and reads.length[2 * p + 1 - mate] > 0:
+            lowest = rescue(
+                c, mate, rescued[mate], best[mate], best[1 - mate], 2 * p + 1 - mate, reads, tables, insert, stamp
+            )
+            if lowest < 0:
+                context[SKIPPED1 + mate] = 1.0
+            else:
+                best[1 - mate] = lowest
+                verified[1 - mate] = c.n[1 - mate]
+            rescued[mate] = before
+
+
+@callee
 def _enqueue(c: Any, mate: Any, r: Any, first: Any, queue_key: Any, queue_read: Any) -> Any:
     """Put the cheapest and the best-voted candidates of a mate on the queue; returns how many."""
     kept = ZERO
@@ -117,7 +158,7 @@ def _enqueue(c: Any, mate: Any, r: Any, first: Any, queue_key: Any, queue_read: 
         for _ in range(QUEUE_BY_PENALTY if kind == 0 else QUEUE_BY_VOTES):
             best = -1
             for z in range(c.n[mate]):
-                if c.votes[mate, z] < 0:
+                if c.votes[mate, z] < 0 or c.penalty[mate, z] == FAR:
                     continue
                 if best < 0:
                     best = z
@@ -185,23 +226,15 @@ def place_full(
             context[i] = 0.0
         _enumerate(c, s, p, reads, tables, insert, stamp)
         reached = 0.0
+        _score(c, p, best, verified, rescued, reads, tables, insert, context, stamp)
+        for mate in range(2):
+            if best[mate] > CORES_FROM:
+                add_cores(c, s, mate, 2 * p + mate, reads, tables, stamp)
         for round_ in range(2):
-            for mate in range(2):
-                best[mate] = verify(c, mate, verified[mate], best[mate], 2 * p + mate, reads, tables)
-                verified[mate] = c.n[mate]
-            for mate in range(2):
-                before = c.n[mate]
-                if before > 0:
-                    lowest = rescue(
-                        c, mate, rescued[mate], best[mate], best[1 - mate], 2 * p + 1 - mate, reads, tables, insert,
-                        stamp,
-                    )  # fmt: skip
-                    if lowest < 0:
-                        context[SKIPPED1 + mate] = 1.0
-                    else:
-                        best[1 - mate] = lowest
-                        verified[1 - mate] = c.n[1 - mate]
-                    rescued[mate] = before
+            _score(c, p, best, verified, rescued, reads, tables, insert, context, stamp)
+            if len(tables.is_alt) > 0:
+                best[0] = prefer_primary(c, ZERO, best[0], tables)
+                best[1] = prefer_primary(c, ONE, best[1], tables)
             length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
             note_context(s, length1 == 0 or length2 == 0, context)
             n1, n2 = _keep(c, ZERO, best[0], length1, found), _keep(c, ONE, best[1], length2, found)

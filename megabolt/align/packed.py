@@ -20,7 +20,8 @@ class PackedReads(NamedTuple):
 
     forward, reverse: uint64 [R * words], 2-bit bases of the read and of its reverse complement.
     class_forward, class_reverse: the same shape, quality classes 0..3 (>= 30, >= 20, >= 10, below or N).
-    length: int64 [R]; name_hash: uint64 [R / 2].
+    length: int64 [R], bases of the read that are placed; hidden: int64 [R], bases behind them that are not, because
+    they are adapter or the like. name_hash: uint64 [R / 2].
     seeds: int32 [R * slots], start of each seed in the read; n_seeds: int64 [R].
     codes, scratch: working space of `seed.pack_reads`.
     """
@@ -30,6 +31,7 @@ class PackedReads(NamedTuple):
     class_forward: NDArray[np.uint64]
     class_reverse: NDArray[np.uint64]
     length: NDArray[np.int64]
+    hidden: NDArray[np.int64]
     name_hash: NDArray[np.uint64]
     seeds: NDArray[np.int32]
     n_seeds: NDArray[np.int64]
@@ -102,6 +104,7 @@ def allocate_reads(n_pairs: int, longest: int) -> PackedReads:
         class_forward=packed(),
         class_reverse=packed(),
         length=np.zeros(n_reads, np.int64),
+        hidden=np.zeros(n_reads, np.int64),
         name_hash=np.zeros(n_pairs, np.uint64),
         seeds=np.zeros(n_reads * slots, np.int32),
         n_seeds=np.zeros(n_reads, np.int64),

@@ -92,16 +92,20 @@ def _syncmer_flags(codes: Any, n: Any, scratch: Any, stride: Any, flags: Any) ->
     return n_starts
 
 
-@kernel(types.void(_TEXT, _TEXT, _FIELDS, _FIELDS, types.int64, READS_TYPE))
+@kernel(types.void(_TEXT, _TEXT, _FIELDS, _FIELDS, types.int64, types.boolean, READS_TYPE))
 def pack_reads(
     text1: NDArray[np.uint8],
     text2: NDArray[np.uint8],
     fields1: NDArray[np.int64],
     fields2: NDArray[np.int64],
     n_pairs: int,
+    again: bool,
     reads: PackedReads,
 ) -> None:
-    """Fill a `PackedReads` from the text of a `PairBatch` (reads of at most 512 bases)."""
+    """Fill a `PackedReads` from the text of a `PairBatch` (reads of at most 512 bases).
+
+    again: only pairs with hidden bases are packed, without these; otherwise nothing is hidden.
+    """
     forward, reverse = reads.forward, reads.reverse
     class_forward, class_reverse = reads.class_forward, reads.class_reverse
     codes, words, slots = reads.codes, reads.words, reads.slots
@@ -111,7 +115,11 @@ def pack_reads(
         text = text2 if r & 1 else text1
         fields = fields2 if r & 1 else fields1
         pair = r >> 1
-        sequence, quality, length = fields[pair, 2], fields[pair, 3], fields[pair, 4]
+        if not again:
+            reads.hidden[r] = 0
+        elif reads.hidden[r] == 0 and reads.hidden[r ^ 1] == 0:
+            continue
+        sequence, quality, length = fields[pair, 2], fields[pair, 3], fields[pair, 4] - reads.hidden[r]
         reads.length[r] = length
         if r & 1 == 0:
             h = U(0)

@@ -36,7 +36,7 @@ def plain_seeds(codes: np.ndarray) -> list[int]:
 def pack_one(read: str, quality: str) -> PackedReads:
     batch = pair_batch([read], [read], qualities=[(quality, quality)])
     reads = allocate_reads(1, len(read))
-    pack_reads(*batch.text, *batch.fields, 1, reads)
+    pack_reads(*batch.text, *batch.fields, 1, False, reads)
     return reads
 
 
@@ -91,7 +91,7 @@ def test_low_complexity_reads_fit_their_slots() -> None:
 def test_names_give_the_lot() -> None:
     batch = pair_batch(["ACGT"] * 3, ["ACGT"] * 3, names=["a", "abcdefghi", "abcdefghj"])
     reads = allocate_reads(3, 4)
-    pack_reads(*batch.text, *batch.fields, 3, reads)
+    pack_reads(*batch.text, *batch.fields, 3, False, reads)
     assert len(set(reads.name_hash.tolist())) == 3
 
 

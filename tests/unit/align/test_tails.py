@@ -288,7 +288,7 @@ def test_pairs_as_the_aligner_packs_them() -> None:
         [(turned + adapter2)[:100], (turned + adapter2)[:60], "", "N" * 100],
     )
     reads = allocate_reads(4, 100)
-    pack_reads(*batch.text, *batch.fields, 4, reads)
+    pack_reads(*batch.text, *batch.fields, 4, False, reads)
     out = np.zeros(4, np.int64)
     _fragments(reads, 4, out)
     assert out.tolist() == [70, 70, 0, 0]
