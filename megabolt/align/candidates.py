@@ -42,7 +42,7 @@ SECOND_ROUND_SEEDS = 6
 #: A mate is searched around at most so many anchors within so many dB of the best one.
 MOST_ANCHORS, ANCHOR_WITHIN = 16, 40
 #: Rivals that get the one-gap kernel, its longest gap, and the penalty from which gaps are looked for.
-GAP_RIVALS, LONGEST_GAP, GAP_FROM = 12, 12, 50
+GAP_RIVALS, LONGEST_GAP, GAP_FROM = 12, 12, 20
 #: dB up to which a place on a primary contig is preferred to any on an ALT contig.
 PRIMARY_WITHIN = 400
 #: A penalty that stands for "no place".
@@ -177,15 +177,19 @@ def look_up(s: Any, mate: Any, r: Any, reads: Any, tables: Any) -> None:
 
 @callee
 def add_cores(c: Any, s: Any, mate: Any, r: Any, reads: Any, tables: Any, stamp: Any) -> None:
-    """Places named by the inner CORE bases of the seeds of a mate: for reads that differ from their place a lot."""
+    """Places named by masked seeds and by the inner CORE bases of all: for reads that differ from their place a lot."""
     length = reads.length[r]
     for x in range(s.n[mate]):
+        if s.state[mate, x] == MASKED and s.count[mate, x] <= SECOND_LIST:
+            _add_list(c, s, mate, x, length, tables.lists, stamp)
         hash_, s.strand[mate, x] = seed_hash(reads, r, s.position[mate, x])
         for e in range(find_core(tables, hash_, s.entries)):
             entry = s.entries[e]
             count = np.int64((entry >> U(COUNT_SHIFT)) & COUNT_MASK)
             payload = np.int64(entry & PLACE_MASK)
-            if count <= FIRST_LIST:
+            if count == LONG_LIST:
+                count = np.int64(tables.lists[U(payload - 1)])
+            if count <= SECOND_LIST:
                 for q in range(count):
                     v = np.int64(tables.lists[U(payload + q)]) if count > 1 else payload
                     _add(c, mate, _key_of(s, mate, x, v, length), ONE, stamp)

@@ -35,6 +35,8 @@ SAME_PLACE = 20
 DISCORDANT_PENALTY = 95.0
 #: dB of a clipped end, and of each base in it: what a random base is less likely than the one expected.
 CLIP_OPEN, CLIP_EXTEND = 30, 6
+#: How likely it is that the sample has the bases of another copy at this place, and how far apart copies may be (dB).
+CONVERTED, CONVERTED_WITHIN = 3e-4, 120.0
 #: Pairs of places kept for the posterior.
 MOST_PAIRS = 8192
 
@@ -55,6 +57,16 @@ class Found(NamedTuple):
 def lot(name_hash: Any, key1: Any, key2: Any) -> Any:
     """The lot by which exact ties are drawn: it hangs on the read's name, so threads and order do not matter."""
     return mix(name_hash ^ U(key1) ^ (U(key2) << U(1)))
+
+
+@inline
+def weight_of(s: Any) -> Any:
+    """Likelihood of a rival that is s dB worse than the place chosen.
+
+    Copies of a sequence exchange stretches (gene conversion): the sample may carry the other copy's bases whatever
+    their number, which the differences alone do not say.
+    """
+    return 10.0 ** (-0.1 * s) + (CONVERTED if s < CONVERTED_WITHIN else 0.0)
 
 
 @callee
@@ -269,9 +281,9 @@ def choose(
         out[p, STATUS] = CONCORDANT
         for x in range(n_pairs):
             s = scores[x] - best
-            if s > 70.0:
+            if s > CONVERTED_WITHIN:
                 continue
-            likelihood = 10.0 ** (-0.1 * s)
+            likelihood = weight_of(s)
             if _is_rival(found, ZERO, pairs[x, 0], bi):
                 mass1 += likelihood
             if _is_rival(found, ONE, pairs[x, 1], bj):

@@ -45,8 +45,8 @@ SCORES = AffineScores()
 _SCORES = SCORES.as_array()
 #: Half-widths of the band: for reads placed well, and for the poor ones (longest gap that is found).
 NEAR_BAND, WIDE_BAND = 12, 44
-#: Penalty in dB from which a read gets the wide band.
-WIDE_FROM = 100
+#: Penalty in dB from which a read gets the wide band: that of the shortest gap that leaves the near one.
+WIDE_FROM = GAP_OPEN + GAP_EXTEND * NEAR_BAND
 #: Alignments that score less are not reported, as in bwa mem (-T 30); shorter reads need four fifths of their bases.
 MIN_SCORE = 30
 #: dB that one point of score stands for: a good mismatch costs 34 dB and 5 points.

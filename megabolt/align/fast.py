@@ -14,7 +14,9 @@ The best concordant pair is accepted when the bounds leave no unseen place withi
     D = min(bound1 + bound2, rival1 + bound2, rival2 + bound1) - best >= MARGIN               (2)
 
 where rival1, rival2 are the best other listed places of each mate. Ties among listed places are accepted too:
-they are known completely.
+they are known completely. Places are compared without gaps here: a listed rival may cost no more than one gap,
+
+    min(penalty1, ONE_GAP) + min(penalty2, ONE_GAP) + insert - best >= MARGIN.                (3)
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 
 from megabolt.align.candidates import FAR, ZERO, is_on_alt
 from megabolt.align.choose import (
+    CONVERTED_WITHIN,
     FAST,
     MAPQ,
     MATE_COLUMNS,
@@ -40,10 +43,11 @@ from megabolt.align.choose import (
     UNPLACED,
     lot,
     phred_of,
+    weight_of,
 )
 from megabolt.align.packed import INSERT_TYPE, LONGEST_INSERT, READS_TYPE, TABLES_TYPE, InsertSize, PackedReads, Tables
 from megabolt.align.table import COUNT_MASK, COUNT_SHIFT, PLACE_MASK, SEED, fetch_bucket, find, seed_hash
-from megabolt.align.verify import insert_length, insert_penalty, lightest_in_seed, penalty_of_key
+from megabolt.align.verify import GAP_EXTEND, GAP_OPEN, insert_length, insert_penalty, lightest_in_seed, penalty_of_key
 from megabolt.compute.bits import U, prefetch
 from megabolt.compute.jit import callee, kernel
 
@@ -53,6 +57,8 @@ LOOKED_UP = 4
 LONGEST_LIST, MOST_PLACES = 8, 16
 #: dB per read above which a pair is left to tier 2: three mismatches at good quality.
 WORST_PENALTY = 102
+#: dB of the shortest gap.
+ONE_GAP = GAP_OPEN + GAP_EXTEND
 #: dB of equation (2).
 MARGIN = 20.0
 #: Reads looked up together.
@@ -146,8 +152,10 @@ def _place_single(p: Any, r: Any, reads: Any, tables: Any, key: Any, n: Any, bou
     for z in range(n):
         if abs((key[r, z] >> 1) - (key[r, x] >> 1)) > SAME_PLACE:
             penalty = penalty_of_key(tables, reads, r, key[r, z])
+            if penalty > ONE_GAP and ONE_GAP - best < MARGIN:  # (3)
+                return False
             rival = min(rival, penalty)
-            mass += 10.0 ** (-0.1 * (penalty - best))
+            mass += weight_of(float(penalty - best))
     out[p, STATUS] = FAST
     for mate in range(2):
         column = mate * MATE_COLUMNS
@@ -211,19 +219,30 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
             mass[mate], rival[mate] = 0.0, NO_RIVAL
             for z in range(n_key[2 * p + mate]):
                 if abs((key[2 * p + mate, z] >> 1) - own) > SAME_PLACE:
-                    margin = min(margin, penalty[mate, z] + bound[2 * p + 1 - mate] - best)
+                    margin = min(margin, min(penalty[mate, z], ONE_GAP) + bound[2 * p + 1 - mate] - best)
                     rival[mate] = min(rival[mate], penalty[mate, z])
         if margin < MARGIN:  # (2)
             continue
         if n1 * n2 > 1:
+            gapped = best + MARGIN
+            for i in range(n1):
+                elsewhere = abs((key[2 * p, i] >> 1) - (key[2 * p, bi] >> 1)) > SAME_PLACE
+                for j in range(n2):
+                    if elsewhere or abs((key[2 * p + 1, j] >> 1) - (key[2 * p + 1, bj] >> 1)) > SAME_PLACE:
+                        size = insert_length(key[2 * p, i], key[2 * p + 1, j], length1, length2)
+                        if insert.low <= size <= insert.high and penalty[0, i] + penalty[1, j] > ONE_GAP:
+                            s = min(penalty[0, i], ONE_GAP) + min(penalty[1, j], ONE_GAP)
+                            gapped = min(gapped, s + insert_penalty(size, insert))
+            if gapped < best + MARGIN:  # (3)
+                continue
             for i in range(n1):
                 for j in range(n2):
                     size = insert_length(key[2 * p, i], key[2 * p + 1, j], length1, length2)
                     if size < insert.low or size > insert.high:
                         continue
                     s = penalty[0, i] + penalty[1, j] + insert_penalty(size, insert) - best
-                    if s < 80.0:
-                        likelihood = 10.0 ** (-0.1 * s)
+                    if s < CONVERTED_WITHIN:
+                        likelihood = weight_of(s)
                         if abs((key[2 * p, i] >> 1) - (key[2 * p, bi] >> 1)) > SAME_PLACE:
                             mass[0] += likelihood
                         if abs((key[2 * p + 1, j] >> 1) - (key[2 * p + 1, bj] >> 1)) > SAME_PLACE:

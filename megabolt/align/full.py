@@ -70,7 +70,7 @@ PRUNE = 115
 #: Second round if the bound leaves unseen places within this many dB of the best pair.
 SECOND_ROUND_MARGIN = 20.0
 #: Reads above this penalty are looked up by the inner bases of their seeds as well.
-CORES_FROM = 300
+CORES_FROM = 150
 #: Pairs above this penalty are re-scored by the affine kernel; candidates it sees per mate, by penalty and by votes.
 POOR_PENALTY = 100.0
 QUEUE_BY_PENALTY, QUEUE_BY_VOTES = 12, 4
