@@ -8,11 +8,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test check format clean
+.PHONY: help venv demo test test-bounds check format clean
 
 help:
 	@echo "make demo    simulate, run, compare: the whole path on a made-up person (minutes)"
 	@echo "make test    all tests, with linters and type check"
+	@echo "make test-bounds  all tests with bounds checks in the kernels: slow"
 	@echo "make check   linters, type check, layout: seconds"
 	@echo "make format  put all sources into the project's format"
 	@echo "make venv    only set up $(VENV)"
@@ -32,6 +33,11 @@ demo: venv
 
 test: venv
 	@.ci/run
+
+# Kernels with checks have a cache folder of their own. The guard pages of tests/safety are for kernels without.
+test-bounds: venv
+	NUMBA_BOUNDSCHECK=1 $(BIN)/megabolt warmup --quiet >/dev/null
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -n 2 --dist loadfile -o timeout=3600
 
 check: venv
 	$(BIN)/ruff format --check megabolt tests benchmarks
