@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -289,7 +290,7 @@ def svg(result: dict[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif"'
         ' font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="{left}" y="22" font-size="14">{result["set"]}: ROC over MAPQ, {best} reads with one best'
+        f'<text x="{left}" y="22" font-size="14">{escape(result["set"])}: ROC over MAPQ, {best} reads with one best'
         " place</text>",
     ]
     for decade in range(x0, x1 + 1):
@@ -313,12 +314,12 @@ def svg(result: dict[str, Any]) -> str:
     )
     for k, (tool, curve) in enumerate(curves.items()):
         color = COLORS[k % len(COLORS)]
-        places = [at(max(x, 10.0**x0), y) for x, y in curve]
+        places = [at(max(x, 10.0**x0), y) for x, y in curve if y >= low]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         out.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.6"/>')
         out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="{color}"/>' for x, y in places]
         y = top + 14 + 18 * k
         out.append(f'<rect x="{width - margin + 16}" y="{y - 9}" width="12" height="10" fill="{color}"/>')
-        out.append(f'<text x="{width - margin + 34}" y="{y}">{tool}</text>')
+        out.append(f'<text x="{width - margin + 34}" y="{y}">{escape(tool)}</text>')
     out.append("</svg>")
     return "\n".join(out) + "\n"

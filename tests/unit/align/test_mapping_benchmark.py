@@ -400,6 +400,9 @@ def test_whole_run(bench: Any, simulated: Path, tmp_path: Path, capsys: pytest.C
     assert "| toy" not in (tmp_path / "mapping.md").read_text().splitlines()[0]
     root = ElementTree.parse(tmp_path / "roc-toy-hard.svg").getroot()
     assert sum(node.tag.endswith("polyline") for node in root.iter()) == 2
+    dots = [node for node in root.iter() if node.tag.endswith("circle")]
+    assert dots
+    assert all(80 <= float(dot.get("cx", 0)) <= 570 and 39 <= float(dot.get("cy", 0)) <= 424 for dot in dots)
     assert len(list((tmp_path / "cache").glob("*.npz"))) == 2
     again = tmp_path / "again"
     assert run([*arguments[:-4], "--out", str(again), "--cache", str(tmp_path / "cache")]) == 0
