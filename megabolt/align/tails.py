@@ -158,11 +158,22 @@ def _is_simple(word: Any) -> Any:
 
 
 @callee
+def _fewest_in_block(words: Any, first: Any, head: Any, of: Any) -> Any:
+    """Fewest differences of `head` to the 32 stretches that start in word `first`; a plain loop for vector code."""
+    low, high = words[U(first)], words[U(first + 1)]
+    fewest = np.int64(32)
+    for k in range(32):
+        shift = U(2 * k)
+        fewest = min(fewest, popcount(_differences(head, (low >> shift) | ((high << U(1)) << (U(63) - shift)), of)))
+    return fewest
+
+
+@callee
 def fragment_by_overlap(reads: Any, p: Any) -> Any:
     """Length of the fragment of pair p if it is shorter than the longer mate, else (or if in doubt) 0.
 
     Bases from there on, in either mate, are adapter. Every length from `SHORTEST_FRAGMENT` on is tried; one word
-    of the overlap turns away almost all of them.
+    of the overlap turns away almost all of them, most in blocks of 32.
     """
     r1, r2 = 2 * p, 2 * p + 1
     length1, length2 = reads.length[r1], reads.length[r2]
@@ -178,11 +189,21 @@ def fragment_by_overlap(reads: Any, p: Any) -> Any:
     of1 = _not_poor(bases_at(reads.class_forward, base1)) & _first(length1)
     head2 = bases_at(reads.reverse, base2)
     of2 = _not_poor(bases_at(reads.class_reverse, base2)) & _first(length2)
-    for length in range(SHORTEST_FRAGMENT, max(length1, length2)):
-        if length < length2:
-            differ = _differences(head1, bases_at(reads.reverse, base2 + length2 - length), of1 & _first(length))
+    next_length = np.int64(SHORTEST_FRAGMENT)
+    in_block = np.int64(-1)
+    while next_length < max(length1, length2):
+        length = next_length
+        next_length += 1
+        shift = length2 - length  # of read 1 against the reverse complement of read 2
+        if shift > 0:
+            if length >= 32 and in_block != shift >> 5:
+                in_block = shift >> 5
+                if _fewest_in_block(reads.reverse, r2 * reads.words + in_block, head1, of1) > _MOST_IN_WORD:
+                    next_length = length2 - max(32 * in_block - 1, ZERO)
+                    continue
+            differ = _differences(head1, bases_at(reads.reverse, base2 + shift), of1 & _first(length))
         else:
-            differ = _differences(head2, bases_at(reads.forward, base1 + length - length2), of2)
+            differ = _differences(head2, bases_at(reads.forward, base1 - shift), of2)
         if popcount(differ) > _MOST_IN_WORD:
             continue
         score = _overlap_score(reads, p, length)
