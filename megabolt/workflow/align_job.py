@@ -132,13 +132,13 @@ def align_reads(
     options
         Of the aligner and of its records.
     aligner
-        `PairAligner(index)` unless given.
+        `PairAligner(index, options)` unless given.
 
     Returns
     -------
     The insert sizes learnt, one for each read group that has pairs.
     """
-    aligner = aligner or PairAligner(index)
+    aligner = aligner or PairAligner(index, options)
     learnt: list[InsertSize] = []
     worker = _Worker(aligner, index, reads.read_groups, store, clock, options)
     n_pairs = 0

@@ -17,6 +17,7 @@ import pytest
 
 from megabolt.align.engine import PairAligner
 from megabolt.align.index import build_index, open_index
+from megabolt.align.options import AlignOptions
 from megabolt.errors import ConsentRefused, InputFormatError, ResourceError, UsageError
 from megabolt.formats.bases import decode, reverse_complement
 from megabolt.formats.lane import FastqLane
@@ -313,6 +314,47 @@ def test_umis_become_tags(sample: Sample, tmp_path: Path, umi: str) -> None:
     with pysam.AlignmentFile(str(tmp_path / "s.bam")) as file:
         found = [(read.query_name, read.get_tag("RX")) for read in file if not read.is_supplementary]
     assert sorted(found) == sorted([*expected.items()] * 2)
+
+
+ADAPTERS = "AGATCGGAAGAGCACACGTCTGAACTCCAGTCACATCACGATCTCGTATGCC", "AGATCGGAAGAGCGTCGTGTAGGGAAAGAGTGTAGATCTCGGTGGTCGCCG"
+
+
+@pytest.mark.parametrize("adapters", ["clip", "trim", "off"])
+def test_adapters(sample: Sample, tmp_path: Path, adapters: str) -> None:
+    """Fragments of 100 bases, read through: the options of the job reach the aligner and the records."""
+    rng = np.random.default_rng(12)
+    lines = sample.reference.read_text().split("\n")
+    genome = lines[lines.index(">small") + 1]
+    texts, expected = ["", ""], {}
+    for k in range(300):
+        start = int(rng.integers(0, len(genome) - 100))
+        fragment = genome[start : start + 100]
+        backwards = fragment[::-1].translate(str.maketrans("ACGT", "TGCA"))
+        for mate, (bases, adapter) in enumerate(zip((fragment, backwards), ADAPTERS)):
+            texts[mate] += f"@f{k}/{mate + 1}\n{bases}{adapter[:50]}\n+\n{'I' * 150}\n"
+        expected[f"f{k}"] = start
+    paths = [tmp_path / f"{mate}.fq" for mate in (1, 2)]
+    for path, text in zip(paths, texts):
+        path.write_text(text)
+    options = AlignOptions(adapters=adapters)  # type: ignore[arg-type]
+    given = arguments(sample, lanes=[FastqLane(*paths)], read_groups=read_groups("s", [], 1))
+    run_align(**given, align_options=options, output=tmp_path / "s.bam")
+    found = []
+    with pysam.AlignmentFile(str(tmp_path / "s.bam")) as file:
+        for read in file:
+            shift = read.reference_start - expected[read.query_name]
+            assert abs(shift) <= 5 * (adapters == "off")  # a base of an adapter may fit by chance
+            found.append((read.query_length, read.cigarstring, read.template_length))
+    assert len(found) == 600
+    if adapters == "trim":
+        assert {length for length, *_ in found} == {100}
+        assert {cigar for _, cigar, _ in found} == {"100M"}
+    else:
+        assert {length for length, *_ in found} == {150}
+    if adapters == "clip":
+        assert {cigar for _, cigar, _ in found} == {"100M50S", "50S100M"}
+    if adapters == "off":
+        assert len({cigar for _, cigar, _ in found}) > 2
 
 
 def test_cram_in_the_middle_gives_the_same_calls(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
