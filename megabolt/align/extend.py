@@ -216,8 +216,8 @@ def rescore(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Keys, penalties (dB) and spans (`choose.span_of`) of queued candidates after alignment with the wide band.
 
-    The key is that of the alignment's first base, so that two candidates on either side of one gap become one
-    place. The penalty is NO_RIVAL where nothing worth reporting aligns.
+    The key is that of the diagonal at the read's first base as sequenced: two candidates on either side of one gap
+    become one place, and fragments are measured from end to end whatever the strand. The penalty is NO_RIVAL where nothing worth reporting aligns.
     """
     jobs = build_jobs(job_read, job_key, WIDE_BAND, reads, tables)
     result = run_jobs(jobs, WIDE_BAND)
@@ -227,7 +227,8 @@ def rescore(
         result.query_start, result.query_stop, result.target_start, result.target_stop, result.cigar, result.n_cigar,
         _least_score(reads.length[job_read]), penalty, span,
     )  # fmt: skip
-    place = jobs.window_start + result.target_start - result.query_start
+    first, last = result.target_start - result.query_start, result.target_stop - result.query_stop
+    place = jobs.window_start + np.where(job_key & 1, last, first)
     return (place << 1) | (job_key & 1), penalty, span
 
 
