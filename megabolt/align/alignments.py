@@ -6,6 +6,7 @@ Read r of a batch is mate r % 2 of pair r // 2, in the order of the input.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -49,6 +50,11 @@ class ExtraAlignments:
     def select(self, rows: NDArray[Any]) -> ExtraAlignments:
         """Some of them: `rows` is an index or a mask."""
         return ExtraAlignments(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @classmethod
+    def joined(cls, parts: Sequence[ExtraAlignments]) -> ExtraAlignments:
+        """Several, one behind the other; their reads may then be out of order."""
+        return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     @classmethod
     def allocate(cls, n: int) -> ExtraAlignments:

@@ -5,7 +5,7 @@ In: `PairBatch`. Out: `Alignments`. Next: `align/record.py`.
 
 1. pack and seed (`seed`), 2. place by a few seeds (`fast`), 3. place by all seeds (`full`), 4. re-score the poor
 pairs by alignment (`extend.rescore`) and choose again, 5. align what is not plain (`extend.finish`), 6. place what
-that left clipped (`split`).
+that left clipped (`split`), 7. on request, other places (`elsewhere`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from megabolt.align.alignments import Alignments
 from megabolt.align.choose import FAST, MAPQ, MATE_COLUMNS, N_COLUMNS, N_CONTEXT, PLACE, STATUS, STRAND
+from megabolt.align.elsewhere import add_elsewhere
 from megabolt.align.extend import finish, rescore
 from megabolt.align.fast import place_fast
 from megabolt.align.full import QUEUE_PER_PAIR, place_full, place_rescored
 from megabolt.align.hidden import TWO_COLOUR_NAMES, clip_hidden, hide_tails, trim_hidden
 from megabolt.align.index import Index
 from megabolt.align.options import AlignOptions
-from megabolt.align.packed import InsertSize, PackedReads, allocate_reads
+from megabolt.align.packed import LONGEST_INSERT, InsertSize, PackedReads, allocate_reads
 from megabolt.align.seed import pack_reads
 from megabolt.align.split import add_parts
 from megabolt.formats.fastq import PairBatch
@@ -77,6 +78,8 @@ class PairAligner:
         work = self._place(batch, insert_size)
         alignments = finish(work.placed, batch.n_pairs, work.reads, self._tables)
         add_parts(alignments, work.reads, self._tables)
+        if self.options.xa or len(self._tables.is_alt):
+            add_elsewhere(work.placed, self.options, work.reads, self._tables, alignments)
         if self.options.adapters == "trim":
             trim_hidden(work.reads, alignments)
         else:
@@ -128,4 +131,14 @@ class PairAligner:
             place_rescored(
                 work.queue_pairs, keys, penalties, spans, work.contexts, n_queued, reads, insert_size, work.placed
             )  # fmt: skip
+        if tables.circular[1]:
+            _roll_up(work.placed[:n], reads.length[: 2 * n].reshape(n, 2), tables.circular)
         return work
+
+
+def _roll_up(placed: NDArray[np.int64], length: NDArray[np.int64], circular: NDArray[np.int64]) -> None:
+    """Put reads that lie mostly behind the end of the circular contig at its start."""
+    offset, size = circular.tolist()
+    place = placed[:, PLACE : PLACE + 2 * MATE_COLUMNS : MATE_COLUMNS]
+    middle = place + length // 2
+    place -= np.where((middle >= offset + size) & (place < offset + size + LONGEST_INSERT), size, 0)

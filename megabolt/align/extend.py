@@ -106,11 +106,16 @@ def _fill_jobs(
         for i in range(length):
             query[U(q + i)] = np.uint8((packed[U(r * reads.words + (i >> 5))] >> U((i & 31) * 2)) & U(3))
         q += length
-        contig = np.searchsorted(contig_offset, place + (length >> 1), "right") - 1
-        start = max(place - band, contig_offset[max(contig, 0)])
-        stop = min(place + length + band, contig_stop[max(contig, 0)])
+        middle = place + (length >> 1)
+        contig = max(np.searchsorted(contig_offset, middle, "right") - 1, 0)
+        # A read of which the smaller part lies on a contig has its middle in the filler in front or behind.
+        following = min(contig + 1, len(contig_offset) - 1)
+        if middle >= contig_stop[contig] and contig_offset[following] < place + length:
+            contig = following
+        start = max(place - band, contig_offset[contig])
+        stop = min(place + length + band, contig_stop[contig])
         if stop <= start:  # the place lies in the filler between contigs: one base, nothing will align
-            start = contig_offset[max(contig, 0)]
+            start = contig_offset[contig]
             stop = start + 1
         for i in range(stop - start):
             p = start + i
@@ -217,7 +222,8 @@ def rescore(
     """Keys, penalties (dB) and spans (`choose.span_of`) of queued candidates after alignment with the wide band.
 
     The key is that of the diagonal at the read's first base as sequenced: two candidates on either side of one gap
-    become one place, and fragments are measured from end to end whatever the strand. The penalty is NO_RIVAL where nothing worth reporting aligns.
+    become one place, and fragments are measured from end to end whatever the strand. The penalty is NO_RIVAL where
+    nothing worth reporting aligns.
     """
     jobs = build_jobs(job_read, job_key, WIDE_BAND, reads, tables)
     result = run_jobs(jobs, WIDE_BAND)

@@ -71,7 +71,7 @@ def _add(keys: Any, votes: Any, n: Any, key: Any) -> Any:
 
 
 @callee
-def _seeds_of_clip(r: Any, first: Any, stop: Any, reads: Any, tables: Any, keys: Any, votes: Any) -> Any:
+def places_of_seeds(r: Any, first: Any, stop: Any, reads: Any, tables: Any, keys: Any, votes: Any) -> Any:
     """Places named by the seeds inside bases [first, stop) of read r.
 
     Returns their number, and the bound on places not named, as equation (1) of `align/fast.py`.
@@ -179,7 +179,7 @@ def _list_clips(
                 seen_first, seen_stop = first, stop
             else:
                 seen_first, seen_stop = length - stop, length - first
-            n, bound = _seeds_of_clip(
+            n, bound = places_of_seeds(
                 r, max(seen_first - REACH, 0), min(seen_stop + REACH, length), reads, tables, keys, votes
             )
             if end == 0:
@@ -188,6 +188,11 @@ def _list_clips(
                 n = _scan_for_clip(
                     r, strand, max(length - 32, first), length, place, reads, tables, keys, votes, n
                 )  # fmt: skip
+            if tables.circular[1] > 0:  # the other end of the circle
+                at = tables.circular[0] if end == 0 else tables.circular[0] + tables.circular[1]
+                if place < at < place + length:
+                    around = tables.circular[1] if end == 0 else -tables.circular[1]
+                    n = _add(keys, votes, n, ((place + around) << 1) | strand)
             kept = ZERO
             for _ in range(MOST_ALIGNED):
                 best = -1

@@ -27,6 +27,7 @@ SHARED_CALLEES = (
     "align/candidates.py",
     "align/choose.py",
     "align/extend.py",
+    "align/split.py",
     "align/tails.py",
     "align/alignments.py",
 )
