@@ -22,6 +22,7 @@ from megabolt.compute.bits import (
     PADDING,
     base_at,
     bases_at,
+    load_u32,
     load_u64,
     pack8,
     store_u16,
@@ -552,7 +553,7 @@ def _measure(cigar: NDArray[np.uint32], n_cigar: Any, lengths: NDArray[np.int64]
 def _put_md(
     out: NDArray[np.uint8],
     p: Any,
-    cigar: NDArray[np.uint32],
+    words: Any,
     n_cigar: Any,
     codes: NDArray[np.uint8],
     query: NDArray[np.uint64],
@@ -563,7 +564,10 @@ def _put_md(
     intervals: NDArray[np.int64],
     edits: NDArray[np.int64],
 ) -> Any:
-    """The text of MD (SAM tags specification); edits[0] becomes NM. `start` is in the packed reference."""
+    """The text of MD (SAM tags specification); edits[0] becomes NM. `start` is in the packed reference.
+
+    The CIGAR is in `out`, from byte `words` on; `codes` holds what it clips, hard or not.
+    """
     interval = _first_interval(intervals, start)
     plain = read_is_plain and not (interval < len(intervals) and intervals[interval, 0] < start + span)
     n_edits = np.int64(0)
@@ -571,9 +575,9 @@ def _put_md(
     position = start
     offset = np.int64(0)
     for k in range(n_cigar):
-        word = cigar[np.uint64(k)]
-        length = np.int64(word >> np.uint32(4))
-        operation = np.int64(word & np.uint32(15))
+        word = load_u32(out, words + 4 * k)
+        length = np.int64(word >> 4)
+        operation = np.int64(word & 15)
         if operation == 0 or operation >= 7:
             for t in range(0, length, 32):
                 count = min(np.int64(32), length - t)
@@ -611,7 +615,7 @@ def _put_md(
             position += length
         elif operation == 3:
             position += length
-        elif operation == 4:
+        elif operation == 4 or operation == 5:
             offset += length
     edits[0] = n_edits
     return _put_number(out, p, matched)
@@ -627,11 +631,10 @@ def _end_signature(offset: Any, contig: Any, start: Any, span: Any, leading: Any
 
 
 @kernel(
-    "boolean(int64, int64, int64, int64, uint8[::1], int32[::1], int32[::1], uint8[::1], uint32[:, ::1],"
+    "int64(int64, int64, int64, uint8[::1], int32[::1], int32[::1], uint8[::1], uint32[:, ::1],"
     " int32[::1], uint8[::1], int64, uint64[::1], int64[::1], int64[:, ::1], int64[:, ::1])"
 )
 def _measure_extra(
-    r: Any,
     first: Any,
     last: Any,
     length: Any,
@@ -648,20 +651,21 @@ def _measure_extra(
     intervals: NDArray[np.int64],
     found: NDArray[np.int64],
 ) -> Any:
-    """Rows of further alignments: _measure's numbers, span, NM; False if one does not fit its read (in FASTQ order).
+    """Rows of a read's further alignments: _measure's numbers, span, NM; `codes` is the read as sequenced.
 
-    Plain, base by base: few reads have any, and their NM is wanted before their records are written.
+    Returns the number of the read's records, 0 if something does not fit. Plain, base by base: few reads have any,
+    and their NM is wanted before their records are written.
     """
     n_records = 1
     for x in range(first, last):
         if not (
             1 <= n_cigar[x] <= cigar.shape[1] and 0 <= contig[x] < n_contigs and start[x] >= 0 and 1 <= kind[x] <= 2
         ):
-            return False
+            return 0
         row = found[x]
         row[4] = _measure(cigar[x], np.int64(n_cigar[x]), row)
         if row[0] != length or row[4] == 0 or row[1] + row[2] >= length:
-            return False
+            return 0
         n_records += kind[x] == np.uint8(SUPPLEMENTARY)
         position = contig_offset[np.uint64(contig[x])] + start[x]
         interval = _first_interval(intervals, position)
@@ -689,7 +693,7 @@ def _measure_extra(
             if operation == 1 or operation == 2:
                 edits += count
         row[5] = edits
-    return n_records <= RECORDS_PER_READ
+    return n_records if n_records <= RECORDS_PER_READ else 0
 
 
 @kernel(
@@ -835,7 +839,6 @@ def _build(
     n_extra = len(extra_read)
     measured = np.zeros((n_extra, 6), np.int64)  # of the further alignments: see _measure_extra
     max_cigar = cigar.shape[1]
-    row = np.zeros(max_cigar, np.uint32)
     room = len(out) - PADDING
     longest_name = np.int64(0)
     for k in range(len(name_bounds) - 1):
@@ -886,17 +889,21 @@ def _build(
             while last < n_extra and extra_read[last] == r:
                 last += 1
             if last > first:
-                if not is_mapped or not _measure_extra(
-                    r, first, last, length, extra_kind, extra_contig, extra_start, extra_reverse, extra_cigar,
-                    extra_n_cigar, forward, np.int64(len(name_bounds) - 1), packed, contig_offset, intervals, measured,
-                ):  # fmt: skip
+                n_records = np.int64(0)
+                if is_mapped:
+                    n_records = _measure_extra(
+                        first, last, length, extra_kind, extra_contig, extra_start, extra_reverse, extra_cigar,
+                        extra_n_cigar, forward, np.int64(len(name_bounds) - 1), packed, contig_offset, intervals,
+                        measured,
+                    )  # fmt: skip
+                if n_records == 0:
                     status[0] = _BAD_EXTRA
                     status[1] = r
                     return
                 bound += (last - first + 1) * (longest_name + 10 * max_cigar + 64)
                 for x in range(first, last):
                     bound += measured[x, 3]
-                bound *= last - first + 1
+                bound *= n_records
             if p + bound > room:
                 status[0] = _TOO_SMALL
                 return
@@ -927,8 +934,6 @@ def _build(
                         clip = measured[x, 1]
                         clip_behind = measured[x, 2]
                         hard = np.uint32(CIGAR_S ^ CIGAR_H)
-                    for k in range(operations):
-                        row[np.uint64(k)] = extra_cigar[np.uint64(x), np.uint64(k)]
                 else:
                     span = spans[m]
                     if is_mapped:
@@ -937,8 +942,6 @@ def _build(
                         is_reverse = np.int64(reverse[r] != 0)
                         operations = np.int64(n_cigar[r])
                         quality = np.int64(mapq[r])
-                        for k in range(operations):
-                            row[np.uint64(k)] = cigar[np.uint64(r), np.uint64(k)]
                     else:
                         flag = np.int64(0x4)
                         if mate_mapped:
@@ -991,11 +994,16 @@ def _build(
                 c += stored_name
                 out[np.uint64(c)] = np.uint8(0)
                 c += 1
-                for k in range(operations):
-                    word = row[np.uint64(k)]
-                    if word & np.uint32(15) == CIGAR_S:
-                        word ^= hard
-                    store_u32(out, c + 4 * k, word)
+                words = c
+                if is_extra:
+                    for k in range(operations):
+                        word = extra_cigar[np.uint64(x), np.uint64(k)]
+                        if word & np.uint32(15) == CIGAR_S:
+                            word ^= hard
+                        store_u32(out, c + 4 * k, word)
+                else:
+                    for k in range(operations):
+                        store_u32(out, c + 4 * k, cigar[np.uint64(r), np.uint64(k)])
                 c += 4 * operations
                 codes = forward
                 if is_reverse != 0:
@@ -1028,7 +1036,7 @@ def _build(
                     c = _put_md(
                         out,
                         c + 3,
-                        row,
+                        words,
                         operations,
                         codes,
                         query,

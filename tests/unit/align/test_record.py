@@ -26,7 +26,8 @@ from megabolt.compute.bits import PADDING
 from megabolt.errors import InputFormatError, InternalError
 from megabolt.testing.placed import Place, Read, Template, packed_genome, placed_batch
 
-CONTIGS = [("one", 5000), ("two", 3000)]
+#: Longer than the smallest bins of the index, 16,384 bases.
+CONTIGS = [("one", 36_000), ("two", 20_000)]
 COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
 
 
@@ -226,6 +227,8 @@ def random_place(rng: np.random.Generator, length: int) -> Place:
     cigar = random_cigar(rng, length)
     contig = int(rng.integers(2))
     start = int(rng.integers(0, CONTIGS[contig][1] - span(cigar) + 1))
+    if rng.random() < 0.6:  # near an N, or across the border of two bins
+        start = int(rng.integers(0, 2500)) if rng.random() < 0.5 else (1 << 14) - int(rng.integers(1, 400))
     score = int(rng.integers(-300, 70000))
     return Place(contig, start, cigar, bool(rng.integers(2)), int(rng.integers(61)), score, int(rng.integers(300)))
 
@@ -410,22 +413,24 @@ def test_a_chunk_can_be_used_again(tmp_path: Path) -> None:
     assert build([split_pair(genome)], genome, chunk).n_records == 3
 
 
-def test_memory_grows_before_the_longest_records_reach_its_end() -> None:
+@pytest.mark.parametrize(
+    ("n_parts", "n_others"), [(RECORDS_PER_READ - 1, 60), (RECORDS_PER_READ - 1, 0), (0, 300), (0, 0)]
+)
+def test_memory_grows_before_the_longest_records_reach_its_end(n_parts: int, n_others: int) -> None:
     """Whatever the buffer's size, the space for over-long stores behind the content stays."""
     rng = np.random.default_rng(4)
     genome = make_genome(rng)
-    busy = [(1, "S"), *[(1, "M"), (1, "I")] * ((MAX_CIGAR - 2) // 2), (500 - MAX_CIGAR + 1, "S")]
+    busy = [(1, "S"), *[(1, "M"), (1, "I")] * ((MAX_CIGAR - 2) // 2), (500 - MAX_CIGAR + 2, "S")]
     assert len(busy) == MAX_CIGAR
 
     def read(umi: str) -> Read:
-        far = Place(0, 4000, [(1, "M"), (3900, "D"), (499, "M")], score=70000)
-        parts = [Place(1, 2900, busy, reverse=True, mapq=60, score=70000)] * (RECORDS_PER_READ - 1)
+        far = Place(0, 100, [(1, "M"), (3900, "D"), (499, "M")], score=70000)
+        part = Place(1, 2900, [*busy[:3], (9000, "D"), *busy[4:]], reverse=True, mapq=60, score=70000)
         bases = "".join(rng.choice(list("ACGT"), 500))
-        far.start = 100
-        return Read("n" * 254, bases, [41] * 500, far, parts, parts * 4, alt_ratio=0.5, umi=umi)
+        return Read("n" * 254, bases, [41] * 500, far, [part] * n_parts, [part] * n_others, alt_ratio=0.5, umi=umi)
 
     batch, alignments = placed_batch([(read("ACGT" * 60), read(""))])
-    names = ContigNames.of([name for name, _ in CONTIGS])
+    names = ContigNames.of(["a" * 250, "b" * 250])
     chunk = RecordChunk.allocate(1)
     arguments = (batch, alignments, *packed_genome(genome), b"lane1", chunk)
     size = build_records(*arguments, names=names).n_bytes
