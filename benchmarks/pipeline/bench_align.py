@@ -234,9 +234,9 @@ def run_once(name: str, args: argparse.Namespace, reference: Path, threads: int,
     if name in PEERS:
         command = shell(PEERS[name].run.format(**words_of(args, reference, threads, bam)))
     else:
-        words: list[object] = ["align", "--reference", reference, "-1", args.fastqs[0], "--sample", args.sample]
+        words: list[object] = ["align", "--reference", reference, "--sample", args.sample]
+        words += ["-1", args.fastqs[0], "-2", args.fastqs[1]] if len(args.fastqs) == 2 else ["--single", *args.fastqs]
         words += ["-o", bam, "--threads", threads]
-        words += ["-2", args.fastqs[1]] if len(args.fastqs) == 2 else []
         words += ["--memory", args.memory] if args.memory else []
         words += ["--open-data", args.open_data] if args.open_data else []
         command = megabolt(*words)

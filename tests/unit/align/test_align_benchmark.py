@@ -17,6 +17,9 @@ import pytest
 
 from megabolt.cli.main import main
 
+#: The first of these tests may have to compile all kernels.
+pytestmark = pytest.mark.timeout(1800)
+
 HEADER = {"HD": {"VN": "1.6", "SO": "coordinate"}, "SQ": [{"SN": "c1", "LN": 10_000}]}
 
 
@@ -36,9 +39,12 @@ def script(checkout: Path) -> dict[str, Any]:
         return runpy.run_path(str(folder / "bench_align.py"))
 
 
-def bench(checkout: Path, data: Path, work: Path, *words: str, path: str = "") -> subprocess.CompletedProcess[str]:
+def bench(
+    checkout: Path, data: Path, work: Path, *words: str, path: str = "", mates: int = 2
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(checkout / "benchmarks/pipeline/bench_align.py"), "--work", str(work)]
-    command += ["--reference", str(data / "ref.fa"), "-1", str(data / "R1.fastq.gz"), "-2", str(data / "R2.fastq.gz")]
+    command += ["--reference", str(data / "ref.fa"), "-1", str(data / "R1.fastq.gz")]
+    command += ["-2", str(data / "R2.fastq.gz")] if mates == 2 else []
     command += ["--memory", "2G", "--open-data", "the tests: simulated", *words]
     environment = {**os.environ, "PATH": path or os.environ["PATH"]}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -98,6 +104,18 @@ def test_against_the_peers_there_are(checkout: Path, data: Path, tmp_path: Path)
         here = shutil.which(peer) is not None and shutil.which("samtools") is not None
         assert (f"skipped {peer}" in done.stdout) != here
         assert (peer in {run["name"] for run in figures["runs"]}) == here
+
+
+def test_reads_without_mates(checkout: Path, data: Path, tmp_path: Path) -> None:
+    words = ["--peers", "bwa", "--json", str(tmp_path / "f.json")]
+    done = bench(checkout, data, tmp_path / "work", *words, mates=1)
+    assert done.returncode == 0, done.stderr
+    assert "CPU s/M reads" in done.stdout
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert (figures["templates"], figures["reads"]) == (2000, 2000)
+    for run in figures["runs"]:
+        assert (run["answer"]["primary"], run["answer"]["proper"]) == (2000, 0)
+        assert run["answer"]["right"] > 1850
 
 
 def test_poor_answers_give_no_ratio(checkout: Path, data: Path, tmp_path: Path) -> None:
