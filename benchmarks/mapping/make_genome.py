@@ -7,7 +7,12 @@ The FASTA of --keep comes first, unchanged, so that reads of it can be mapped in
 segments of 20 to 400 kb of all pieces, in random order and orientation, each with its own divergence from the real
 sequence: substitutions, and a tenth as many insertions and deletions of 1 to 20 bases. With --size 3e9 and 50 Mb of
 pieces every real base comes back about sixty times: in 5 % of them nearly the same (1-3 %, as in recent segmental
-duplications), in 25 % 5-12 % apart (as young repeats), in the rest 15-30 % (as good as unique).
+duplications), in 25 % 5-12 % apart, in the rest 15-30 % (as good as unique). Reads of the kept contigs, which all
+copies resemble, are therefore harder than those of a human genome.
+
+What such divergence would wipe out is put back: a tenth of the bases are copies, 2-18 % apart, of forty families of
+300 to 6,000 bases (as Alu and L1), and a fiftieth are satellites: arrays of a higher-order repeat of 12 monomers of
+171 bases, 1-2 % between its copies.
 """
 
 from __future__ import annotations
@@ -31,6 +36,10 @@ _WIDTH = 60
 #: Share of the segments, and the range of their divergence.
 _DIVERGENCE = (0.05, 0.01, 0.03), (0.25, 0.05, 0.12), (0.70, 0.15, 0.30)
 _INDELS, _LONGEST_INDEL = 0.1, 20
+#: Families of repeats: their lengths, the share of the bases, the divergence of copies.
+_FAMILIES = (300,) * 25 + (1_000,) * 10 + (6_000,) * 5
+_REPEATS, _REPEAT_DIVERGENCE = 0.1, (0.02, 0.18)
+_SATELLITES, _ARRAY, _MONOMER, _MONOMERS = 0.02, 500_000, 171, 12
 
 
 def diverged(codes: Codes, divergence: float, rng: np.random.Generator) -> Codes:
@@ -55,8 +64,40 @@ def diverged(codes: Codes, divergence: float, rng: np.random.Generator) -> Codes
     return np.concatenate(parts)
 
 
+def _window(pieces: list[Codes], length: int, rng: np.random.Generator) -> Codes:
+    """A stretch of the pieces without N."""
+    while True:
+        piece = pieces[rng.integers(len(pieces))]
+        start = int(rng.integers(0, max(1, len(piece) - length)))
+        window = piece[start : start + length]
+        if len(window) == length and window.max() < N:
+            return window
+
+
+def with_repeats(segment: Codes, families: list[Codes], rng: np.random.Generator) -> Codes:
+    """A segment with diverged copies of the families, each as likely to be met, in place of a share of its bases."""
+    segment = segment.copy()
+    mean = np.mean(_FAMILIES)
+    for _ in range(rng.poisson(_REPEATS * len(segment) / mean)):
+        copy = diverged(families[rng.integers(len(families))], rng.uniform(*_REPEAT_DIVERGENCE), rng)
+        if rng.random() < 0.5:
+            copy = reverse_complement(copy)
+        at = int(rng.integers(0, max(1, len(segment) - len(copy))))
+        segment[at : at + len(copy)] = copy[: len(segment) - at]
+    return segment
+
+
+def satellite(pieces: list[Codes], rng: np.random.Generator) -> Codes:
+    """An array of a higher-order repeat."""
+    monomer = _window(pieces, _MONOMER, rng)
+    unit = np.concatenate([diverged(monomer, rng.uniform(0.2, 0.3), rng) for _ in range(_MONOMERS)])
+    return np.concatenate([diverged(unit, rng.uniform(0.01, 0.02), rng) for _ in range(_ARRAY // len(unit))])
+
+
 def segments(pieces: list[Codes], rng: np.random.Generator) -> Iterator[Codes]:
-    """Diverged segments of the pieces, without end."""
+    """Diverged segments of the pieces with repeats, and satellites, without end."""
+    families = [_window(pieces, length, rng) for length in _FAMILIES]
+    satellites_per_segment = _SATELLITES / (1 - _SATELLITES) * np.mean(_SEGMENT) / _ARRAY
     weights = np.array([len(piece) for piece in pieces], float)
     shares = [share for share, _, _ in _DIVERGENCE]
     while True:
@@ -66,8 +107,10 @@ def segments(pieces: list[Codes], rng: np.random.Generator) -> Iterator[Codes]:
         if (segment == N).mean() > 0.2:
             continue
         _, low, high = _DIVERGENCE[rng.choice(len(shares), p=shares)]
-        segment = diverged(segment, rng.uniform(low, high), rng)
+        segment = with_repeats(diverged(segment, rng.uniform(low, high), rng), families, rng)
         yield reverse_complement(segment) if rng.random() < 0.5 else segment
+        if rng.random() < satellites_per_segment:
+            yield satellite(pieces, rng)
 
 
 class FastaWriter:
