@@ -233,8 +233,8 @@ class BinStore:
             start = self._arena.take()
         if start is None:
             raise ResourceError(
-                f"the records of the first {self.n_pairs:,} read pairs fill the {self.budget / 1e9:.2f} GB of"
-                " memory that this job has for them",
+                f"the records of the first {self.n_pairs:,} read pairs or single reads fill the"
+                f" {self.budget / 1e9:.2f} GB of memory that this job has for them",
                 f"Give more with --memory: a million pairs like these take {self._bytes_per_pair() / 1e3:.2f} GB,"
                 " besides the reference's index.",
             )
