@@ -162,6 +162,7 @@ def test_an_impossible_width_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         simd._register_bits(set())
 
 
+@pytest.mark.skipif(bool(numba.config.BOUNDSCHECK), reason="bounds checks are no vector code")
 @pytest.mark.parametrize(
     ("function", "operation"),
     [(affine_cpu._align, r"vpmaxsw|pmaxsw|smax"), (pairhmm_cpu._two_rows, r"vfmadd\w+ps|mulps|fmla")],
