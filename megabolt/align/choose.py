@@ -41,8 +41,9 @@ CONVERTED, CONVERTED_WITHIN = 3e-4, 120.0
 MOST_PAIRS = 8192
 
 #: What the caps need to know of a pair's search: per mate the bound on unseen places, whether the search around its
-#: anchors was skipped, and the shortest list that was not read; over both the masked and all seeds.
-(BOUND1, BOUND2, SKIPPED1, SKIPPED2, RAREST1, RAREST2, N_MASKED, N_SEEDS, N_CONTEXT) = range(9)
+#: anchors was skipped, and the shortest list that was not read; over both the masked and all seeds, and whether there
+#: are two.
+(BOUND1, BOUND2, SKIPPED1, SKIPPED2, RAREST1, RAREST2, N_MASKED, N_SEEDS, PAIRED, N_CONTEXT) = range(10)
 
 
 class Found(NamedTuple):
@@ -173,6 +174,7 @@ def _best_single(found: Any, mate: Any, n: Any, name_hash: Any) -> Any:
 @callee
 def note_context(s: Any, single: Any, context: Any) -> None:
     """Enter what the seeds say about unseen places into a context. `single`: one of the mates does not exist."""
+    context[PAIRED] = 0.0 if single else 1.0
     context[N_MASKED] = 0.0
     context[N_SEEDS] = float(s.n[0] + s.n[1]) if single or (s.n[0] > 0 and s.n[1] > 0) else 0.0
     for mate in range(2):
@@ -204,7 +206,7 @@ def _unseen_cap(context: Any, lowest1: Any, lowest2: Any, reached: Any) -> Any:
     if context[RAREST1] == 0.0 and context[RAREST2] == 0.0 and context[N_SEEDS] > 0.0:
         return 99.0
     cap = 16.0 + 0.5 * unseen_margin(context, lowest1, lowest2, reached)
-    if 2.0 * context[N_MASKED] < context[N_SEEDS]:
+    if context[PAIRED] > 0.0 and 2.0 * context[N_MASKED] < context[N_SEEDS]:
         cap = max(cap, 40.0)
     return max(cap, 0.0)
 

@@ -29,6 +29,7 @@ from megabolt.align.candidates import (
     ONE,
     ZERO,
     add_cores,
+    add_neighbours,
     allocate_candidates,
     allocate_seeds,
     bound_unseen,
@@ -230,6 +231,9 @@ def place_full(
         for mate in range(2):
             if best[mate] > CORES_FROM:
                 add_cores(c, s, mate, 2 * p + mate, reads, tables, stamp)
+        if c.n[0] + c.n[1] == 0 and (reads.length[2 * p] == 0 or reads.length[2 * p + 1] == 0):
+            lone = ZERO if reads.length[2 * p] > 0 else ONE
+            add_neighbours(c, s, lone, 2 * p + lone, reads, tables, stamp)
         for round_ in range(2):
             _score(c, p, best, verified, rescued, reads, tables, insert, context, stamp)
             if len(tables.is_alt) > 0:

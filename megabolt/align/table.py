@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from megabolt.compute.bits import U, bases_at, prefetch
+from megabolt.compute.bits import U, bases_at, prefetch, reverse_bases
 from megabolt.compute.jit import callee, inline
 
 #: Lengths of seeds, and of the inner words that choose seeds (closed syncmers, Edgar 2021, PeerJ 9:e10805).
@@ -101,6 +101,27 @@ def next_bucket(bucket: Any, range_buckets: Any) -> Any:
 def marker_of(hash_: Any) -> Any:
     """What tag and count of an entry are together, if it marks the core of a hash as crowded."""
     return ((hash_ & TAG_MASK) >> U(8)) << U(TAG_SHIFT + 8 - COUNT_SHIFT)
+
+
+@inline
+def rank_of(inner: Any, reverse_complement: Any) -> Any:
+    """What decides which inner word is the smallest: a hash of its canonical form (as `seed.py` computes it)."""
+    x = U(np.uint32(min(inner, reverse_complement) * U(0x9E3779B1)))
+    x = U(np.uint32((x ^ (x >> U(15))) * U(0x85EBCA77)))
+    return x ^ (x >> U(13))
+
+
+@callee
+def is_chosen(core: Any) -> Any:
+    """Whether a core, 40 bits, is a closed syncmer: its smallest inner word stands at one of its ends."""
+    behind = reverse_bases(~core) >> U(64 - 2 * CORE)
+    mask, span = U((1 << (2 * INNER)) - 1), CORE - INNER
+    first = rank_of(core & mask, (behind >> U(2 * span)) & mask)
+    last = rank_of((core >> U(2 * span)) & mask, behind & mask)
+    low = min(first, last)
+    for i in range(1, span):
+        low = min(low, rank_of((core >> U(2 * i)) & mask, (behind >> U(2 * (span - i))) & mask))
+    return low in (first, last)
 
 
 @callee

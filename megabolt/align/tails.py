@@ -183,14 +183,14 @@ def fragment_by_overlap(reads: Any, p: Any) -> Any:
     best = 0
     best_overlap = 0
     shorter = 0
-    longer = 0
+    longer: Any = 0
     fragment = 0
     head1 = bases_at(reads.forward, base1)
     of1 = _not_poor(bases_at(reads.class_forward, base1)) & _first(length1)
     head2 = bases_at(reads.reverse, base2)
     of2 = _not_poor(bases_at(reads.class_reverse, base2)) & _first(length2)
-    next_length = np.int64(SHORTEST_FRAGMENT)
-    in_block = np.int64(-1)
+    next_length: Any = np.int64(SHORTEST_FRAGMENT)
+    in_block: Any = np.int64(-1)
     while next_length < max(length1, length2):
         length = next_length
         next_length += 1

@@ -8,7 +8,8 @@ import pytest
 
 from megabolt.align.packed import PackedReads, allocate_reads
 from megabolt.align.seed import collect_reference_seeds, pack_reads
-from megabolt.align.table import CORE, FLANK, INNER, SEED
+from megabolt.align.table import CORE, FLANK, INNER, SEED, is_chosen
+from megabolt.compute.jit import kernel
 from megabolt.formats.bases import decode, encode, reverse_complement
 from megabolt.testing.batches import pair_batch
 
@@ -97,3 +98,16 @@ def test_names_give_the_lot() -> None:
 
 def test_encode_is_what_packing_uses() -> None:
     assert encode("ACGTN").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_core_alone_tells_whether_it_is_chosen() -> None:
+    @kernel("boolean(uint64)")
+    def chosen(core):  # type: ignore[no-untyped-def]
+        return is_chosen(core)
+
+    codes = np.random.default_rng(6).integers(0, 4, 400).astype(np.uint8)
+    codes[100:130] = 2  # equal inner words
+    starts = set(plain_seeds(codes))
+    for start in range(len(codes) - SEED + 1):
+        core = sum(int(c) << (2 * i) for i, c in enumerate(codes[start + FLANK : start + FLANK + CORE]))
+        assert chosen(np.uint64(core)) == (start in starts)
