@@ -46,6 +46,8 @@ WINDOW_SEEDS, MOST_WINDOWS = 3, 256
 SECOND_ROUND_SEEDS = 6
 #: A mate is searched around at most so many anchors within so many dB of the best one.
 MOST_ANCHORS, ANCHOR_WITHIN = 16, 40
+#: dB, insert included, by which a pair of places must be worse than the best to have no say in its MAPQ.
+OUT_OF_REACH = 90
 #: Rivals that get the one-gap kernel, its longest gap, and the penalty from which gaps are looked for.
 GAP_RIVALS, LONGEST_GAP, GAP_FROM = 12, 12, 20
 #: dB up to which a place on a primary contig is preferred to any on an ALT contig.
@@ -363,7 +365,8 @@ def search_windows(
 
 
 @callee
-def _penalty_with_gap_of_key(c: Any, tables: Any, reads: Any, r: Any, key: Any, ungapped: Any) -> Any:
+def penalty_with_gap_of_key(marks: Any, tables: Any, reads: Any, r: Any, key: Any, ungapped: Any) -> Any:
+    """dB of read r at a key with at most one short gap. marks: uint64 [2, 32], scratch."""
     words = reads.reverse if key & 1 else reads.forward
     classes = reads.class_reverse if key & 1 else reads.class_forward
     return penalty_with_gap(
@@ -375,8 +378,8 @@ def _penalty_with_gap_of_key(c: Any, tables: Any, reads: Any, r: Any, key: Any, 
         reads.length[r],
         ungapped,
         LONGEST_GAP,
-        c.marks[0],
-        c.marks[1],
+        marks[0],
+        marks[1],
     )
 
 
@@ -400,7 +403,7 @@ def verify(c: Any, mate: Any, first: Any, best: Any, r: Any, reads: Any, tables:
             for z in range(first, n):
                 if c.votes[mate, z] == votes and c.penalty[mate, z] > GAP_FROM and done < GAP_RIVALS:
                     done += 1
-                    x = _penalty_with_gap_of_key(c, tables, reads, r, c.key[mate, z], c.penalty[mate, z])
+                    x = penalty_with_gap_of_key(c.marks, tables, reads, r, c.key[mate, z], c.penalty[mate, z])
                     c.penalty[mate, z] = x
                     best = min(best, x)
             votes -= 1
@@ -452,14 +455,15 @@ def unroll_circle(c: Any, first1: Any, first2: Any, tables: Any, insert: Any) ->
 
 
 @callee
-def _is_served(c: Any, other: Any, anchor: Any, best: Any, length: Any, length_other: Any, n: Any, insert: Any) -> Any:
-    """Whether the other mate already has a good place within an insert of the anchor."""
+def _served(c: Any, other: Any, anchor: Any, length: Any, length_other: Any, n: Any, insert: Any) -> Any:
+    """The lowest penalty that the other mate has within an insert of the anchor, FAR if it has no place there."""
+    lowest = np.int64(FAR)
     for y in range(n):
-        if c.penalty[other, y] <= max(best + 34, 100):
+        if c.penalty[other, y] < lowest:
             size = insert_length(anchor, c.key[other, y], length, length_other)
             if insert.low <= size <= insert.high:
-                return True
-    return False
+                lowest = c.penalty[other, y]
+    return lowest
 
 
 @callee
@@ -496,28 +500,45 @@ def _scan(tables: Any, reads: Any, r: Any, strand: Any, start: Any, stop: Any) -
 
 @callee
 def rescue(
-    c: Any, mate: Any, first: Any, best: Any, best_other: Any, r: Any, reads: Any, tables: Any, insert: Any, stamp: Any
+    c: Any,
+    mate: Any,
+    first: Any,
+    best: Any,
+    best_other: Any,
+    bound_other: Any,
+    r: Any,
+    reads: Any,
+    tables: Any,
+    insert: Any,
+    stamp: Any,
 ) -> Any:
     """Search read r, the other mate, around the good anchors of this one.
 
-    Anchors are candidates from `first` on within ANCHOR_WITHIN dB of the best. Returns the other mate's best
-    penalty, or -1 if there are too many anchors to look.
+    Anchors are candidates from `first` on within ANCHOR_WITHIN dB of the best. Where no place of the other mate has
+    been seen it costs at least `bound_other`: an anchor that even so is out of reach of the best pair is left.
+    Returns the other mate's best penalty, or -1 if there are too many anchors to look.
     """
     limit = best + ANCHOR_WITHIN
     n_anchors = 0
+    other = 1 - mate
+    length, length_other = reads.length[r ^ 1], reads.length[r]
+    n_other = c.n[other]
     for z in range(first, c.n[mate]):
         if c.penalty[mate, z] <= limit:
             n_anchors += 1
     if n_anchors > MOST_ANCHORS:
         return -1
-    other = 1 - mate
-    length, length_other = reads.length[r ^ 1], reads.length[r]
-    n_other = c.n[other]
+    reach = np.int64(FAR)
+    for z in range(first, c.n[mate]):
+        if c.penalty[mate, z] <= limit:
+            x = c.penalty[mate, z] + _served(c, other, c.key[mate, z], length, length_other, n_other, insert)
+            reach = min(reach, x)
     for z in range(first, c.n[mate]):
         anchor = c.key[mate, z]
-        if c.penalty[mate, z] > limit or _is_served(
-            c, other, anchor, best_other, length, length_other, n_other, insert
-        ):
+        if c.penalty[mate, z] > limit or c.penalty[mate, z] + bound_other > reach + OUT_OF_REACH:
+            continue
+        served = _served(c, other, anchor, length, length_other, n_other, insert)
+        if served < FAR and served <= max(best_other + 34, 100):
             continue
         place, strand = anchor >> 1, 1 - (anchor & 1)
         if anchor & 1:
@@ -529,7 +550,7 @@ def rescue(
             continue
         key = (found << 1) | strand
         if cheapest > GAP_FROM and length_other >= 32:
-            cheapest = _penalty_with_gap_of_key(c, tables, reads, r, key, cheapest)
+            cheapest = penalty_with_gap_of_key(c.marks, tables, reads, r, key, cheapest)
         before = c.n[other]
         _add(c, other, key, ZERO, stamp)
         if c.n[other] > before:

@@ -14,9 +14,11 @@ The best concordant pair is accepted when the bounds leave no unseen place withi
     D = min(bound1 + bound2, rival1 + bound2, rival2 + bound1) - best >= MARGIN               (2)
 
 where rival1, rival2 are the best other listed places of each mate. Ties among listed places are accepted too:
-they are known completely. Places are compared without gaps here: a listed rival may cost no more than one gap,
+they are known completely. Places are compared without gaps, but where a listed rival could come near with one,
 
-    min(penalty1, ONE_GAP) + min(penalty2, ONE_GAP) + insert - best >= MARGIN.                (3)
+    min(penalty1, ONE_GAP) + min(penalty2, ONE_GAP) + insert - best < MARGIN,                 (3)
+
+its gap is looked for.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from megabolt.align.candidates import FAR, ZERO, is_on_alt
+from megabolt.align.candidates import FAR, ZERO, is_on_alt, penalty_with_gap_of_key
 from megabolt.align.choose import (
     CONVERTED_WITHIN,
     FAST,
@@ -168,6 +170,48 @@ def _place_single(p: Any, r: Any, reads: Any, tables: Any, key: Any, n: Any, bou
     return True
 
 
+@callee
+def _best_pair(p: Any, reads: Any, key: Any, n1: Any, n2: Any, penalty: Any, insert: Any) -> Any:
+    """The best concordant pair of places (or -1, -1), its dB, and whether one with a gap could come near it, (3)."""
+    length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
+    best, best_lot, bi, bj = 1e6, U(0), -1, -1
+    for i in range(n1):
+        for j in range(n2):
+            size = insert_length(key[2 * p, i], key[2 * p + 1, j], length1, length2)
+            if size < insert.low or size > insert.high:
+                continue
+            s = penalty[0, i] + penalty[1, j] + insert_penalty(size, insert)
+            if s > best:
+                continue
+            luck = lot(reads.name_hash[p], key[2 * p, i], key[2 * p + 1, j])
+            if s < best or luck > best_lot:
+                best, best_lot, bi, bj = s, luck, i, j
+    close = False
+    if n1 * n2 > 1 and bi >= 0:
+        for i in range(n1):
+            elsewhere = abs((key[2 * p, i] >> 1) - (key[2 * p, bi] >> 1)) > SAME_PLACE
+            for j in range(n2):
+                if elsewhere or abs((key[2 * p + 1, j] >> 1) - (key[2 * p + 1, bj] >> 1)) > SAME_PLACE:
+                    size = insert_length(key[2 * p, i], key[2 * p + 1, j], length1, length2)
+                    if insert.low <= size <= insert.high and penalty[0, i] + penalty[1, j] > ONE_GAP:
+                        s = min(penalty[0, i], ONE_GAP) + min(penalty[1, j], ONE_GAP) + insert_penalty(size, insert)
+                        close |= s < best + MARGIN
+    return bi, bj, best, close
+
+
+@callee
+def _close_gaps(
+    p: Any, reads: Any, tables: Any, key: Any, n_key: Any, bi: Any, bj: Any, penalty: Any, marks: Any
+) -> None:
+    """Give the rivals of a pair their penalties with a gap."""
+    for mate in range(2):
+        r = 2 * p + mate
+        own = key[r, bi if mate == 0 else bj] >> 1
+        for z in range(n_key[r]):
+            if penalty[mate, z] > ONE_GAP and abs((key[r, z] >> 1) - own) > SAME_PLACE and reads.length[r] >= 32:
+                penalty[mate, z] = penalty_with_gap_of_key(marks, tables, reads, r, key[r, z], penalty[mate, z])
+
+
 @kernel(types.int64(READS_TYPE, TABLES_TYPE, INSERT_TYPE, types.int64, types.int64[:, ::1]))
 def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: int, out: NDArray[np.int64]) -> int:
     """Place the pairs that tier 1 can settle; the STATUS of the others becomes UNPLACED. Returns how many it settled.
@@ -180,7 +224,7 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
     _collect(reads, tables, 2 * n_pairs, key, n_key, bound)
     settled = 0
     penalty = np.empty((2, MOST_PLACES), np.int64)
-    mass, rival = np.zeros(2, np.float64), np.zeros(2, np.int64)
+    mass, rival, marks = np.zeros(2, np.float64), np.zeros(2, np.int64), np.empty((2, 32), np.uint64)
     for p in range(n_pairs):
         out[p, STATUS] = UNPLACED
         n1, n2 = n_key[2 * p], n_key[2 * p + 1]
@@ -199,18 +243,10 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
         for mate in range(2):
             for z in range(n_key[2 * p + mate]):
                 penalty[mate, z] = penalty_of_key(tables, reads, 2 * p + mate, key[2 * p + mate, z])
-        best, best_lot, bi, bj = 1e6, U(0), -1, -1
-        for i in range(n1):
-            for j in range(n2):
-                size = insert_length(key[2 * p, i], key[2 * p + 1, j], length1, length2)
-                if size < insert.low or size > insert.high:
-                    continue
-                s = penalty[0, i] + penalty[1, j] + insert_penalty(size, insert)
-                if s > best:
-                    continue
-                luck = lot(reads.name_hash[p], key[2 * p, i], key[2 * p + 1, j])
-                if s < best or luck > best_lot:
-                    best, best_lot, bi, bj = s, luck, i, j
+        bi, bj, best, close = _best_pair(p, reads, key, n1, n2, penalty, insert)
+        if close and penalty[0, bi] <= WORST_PENALTY and penalty[1, bj] <= WORST_PENALTY:  # (3)
+            _close_gaps(p, reads, tables, key, n_key, bi, bj, penalty, marks)
+            bi, bj, best, close = _best_pair(p, reads, key, n1, n2, penalty, insert)
         if bi < 0 or penalty[0, bi] > WORST_PENALTY or penalty[1, bj] > WORST_PENALTY:
             continue
         margin = bound[2 * p] + bound[2 * p + 1] - best
@@ -224,17 +260,6 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
         if margin < MARGIN:  # (2)
             continue
         if n1 * n2 > 1:
-            gapped = best + MARGIN
-            for i in range(n1):
-                elsewhere = abs((key[2 * p, i] >> 1) - (key[2 * p, bi] >> 1)) > SAME_PLACE
-                for j in range(n2):
-                    if elsewhere or abs((key[2 * p + 1, j] >> 1) - (key[2 * p + 1, bj] >> 1)) > SAME_PLACE:
-                        size = insert_length(key[2 * p, i], key[2 * p + 1, j], length1, length2)
-                        if insert.low <= size <= insert.high and penalty[0, i] + penalty[1, j] > ONE_GAP:
-                            s = min(penalty[0, i], ONE_GAP) + min(penalty[1, j], ONE_GAP)
-                            gapped = min(gapped, s + insert_penalty(size, insert))
-            if gapped < best + MARGIN:  # (3)
-                continue
             for i in range(n1):
                 for j in range(n2):
                     size = insert_length(key[2 * p, i], key[2 * p + 1, j], length1, length2)

@@ -118,17 +118,9 @@ def _keep(c: Any, mate: Any, best: Any, length: Any, found: Any) -> Any:
 
 @callee
 def _score(
-    c: Any,
-    p: Any,
-    best: Any,
-    verified: Any,
-    rescued: Any,
-    reads: Any,
-    tables: Any,
-    insert: Any,
-    context: Any,
+    c: Any, s: Any, p: Any, best: Any, verified: Any, rescued: Any, reads: Any, tables: Any, insert: Any, context: Any,
     stamp: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Steps 3 and 4 for the candidates that are new; `best`, `verified` and `rescued` say what has been done."""
     if verified[0] == c.n[0] and verified[1] == c.n[1]:
         return
@@ -141,8 +133,9 @@ def _score(
         before = c.n[mate]
         if before > 0 and reads.length[2 * p + 1 - mate] > 0:
             lowest = rescue(
-                c, mate, rescued[mate], best[mate], best[1 - mate], 2 * p + 1 - mate, reads, tables, insert, stamp
-            )
+                c, mate, rescued[mate], best[mate], best[1 - mate], s.bound[1 - mate], 2 * p + 1 - mate, reads, tables,
+                insert, stamp,
+            )  # fmt: skip
             if lowest < 0:
                 context[SKIPPED1 + mate] = 1.0
             else:
@@ -227,7 +220,7 @@ def place_full(
             context[i] = 0.0
         _enumerate(c, s, p, reads, tables, insert, stamp)
         reached = 0.0
-        _score(c, p, best, verified, rescued, reads, tables, insert, context, stamp)
+        _score(c, s, p, best, verified, rescued, reads, tables, insert, context, stamp)
         for mate in range(2):
             if best[mate] > CORES_FROM:
                 add_cores(c, s, mate, 2 * p + mate, reads, tables, stamp)
@@ -235,7 +228,7 @@ def place_full(
             lone = ZERO if reads.length[2 * p] > 0 else ONE
             add_neighbours(c, s, lone, 2 * p + lone, reads, tables, stamp)
         for round_ in range(2):
-            _score(c, p, best, verified, rescued, reads, tables, insert, context, stamp)
+            _score(c, s, p, best, verified, rescued, reads, tables, insert, context, stamp)
             if len(tables.is_alt) > 0:
                 best[0] = prefer_primary(c, ZERO, best[0], tables)
                 best[1] = prefer_primary(c, ONE, best[1], tables)
