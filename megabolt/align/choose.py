@@ -225,8 +225,10 @@ def _write_mate(p: Any, mate: Any, x: Any, quality: Any, found: Any, n: Any, len
     # What is clipped belongs elsewhere, and says nothing against this place but that fewer bases speak for it.
     aligned = bases_of(found.span[mate, x])
     differs = own - CLIP_EXTEND * (length - aligned)
-    if differs > 300:  # a read this far from its place may belong to none: fitted on reads with 5 % substitutions
-        quality = _added(quality, max(0.0, 40.0 - (differs - 300) / 12.0))
+    # A read that differs in one base of seventeen may belong to no place: fitted on reads with 5 % substitutions.
+    beyond = differs - max(300, 2 * length)
+    if beyond > 0:
+        quality = _added(quality, max(0.0, 40.0 - beyond / 12.0))
     if aligned < 2 * SEED and aligned < length:
         quality = min(quality, 1.5 * max(0, aligned - 20))
     status = out[p, STATUS]
