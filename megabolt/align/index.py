@@ -49,8 +49,8 @@ SUFFIX = ".mbx"
 GAP = 4096
 #: Unused words in front of and behind the lists, so that a prefetch stays inside.
 _MARGIN = 8
-#: Bases of a circular contig that the filler repeats at either end: more than a read. A multiple of 32.
-CIRCULAR_MARGIN = 640
+#: Bases of a circular contig that the filler repeats at either end: more than a fragment and a read. A multiple of 32.
+CIRCULAR_MARGIN = 4032
 _CRC_BLOCK = 1 << 24
 
 

@@ -104,14 +104,15 @@ def test_reads_across_the_origin_of_a_circular_contig(tmp_path: Path) -> None:
     circle = random_text(21, 5000)
     twice = circle + circle
     index = index_of(tmp_path, circular="chrM", chr1=random_text(22, 8000), chrM=circle)
-    aligner = PairAligner(index)
-    starts = [4700, 4860, 4910, 4950]
+    aligner, insert = PairAligner(index), INSERT._replace(mean=600.0, sd=150.0, high=1500)
+    starts = [4300, 4500, 4700, 4860, 4910, 4950, 100, 900]
     pairs = [(twice[s : s + 150], rc(twice[s + 250 : s + 400])) for s in starts]
-    got = aligner.align(pair_batch([a for a, _ in pairs], [b for _, b in pairs]), INSERT)
+    pairs[0] = (pairs[0][0], rc(twice[4300 + 800 : 4300 + 950]))
+    got = aligner.align(pair_batch([a for a, _ in pairs], [b for _, b in pairs]), insert)
     assert (got.contig == 1).all()
     assert (got.mapq >= 30).all()
     for p, s in enumerate(starts):
-        for mate, first in enumerate((s, s + 250)):
+        for mate, first in enumerate((s, s + (800 if p == 0 else 250))):
             r = 2 * p + mate
             spans = [(int(got.start[r]), int(got.score[r]))]
             spans += [(int(got.extra.start[x]), int(got.extra.score[x])) for x in np.flatnonzero(got.extra.read == r)]

@@ -329,7 +329,7 @@ def stretch(index: Index, start: int, stop: int) -> str:
     return decode(np.array([int(words[p >> 5]) >> (2 * (p & 31)) & 3 for p in range(start, stop)], np.uint8))
 
 
-@pytest.mark.parametrize("length", [CIRCULAR_MARGIN, 1000, 16_569])
+@pytest.mark.parametrize("length", [CIRCULAR_MARGIN, 5000, 16_569])
 def test_the_filler_continues_a_circle(tmp_path: Path, length: int) -> None:
     circle = decode(random_codes(np.random.default_rng(length), length))
     index = circular_index(tmp_path, circle)
@@ -364,13 +364,13 @@ def test_a_linear_contig_has_no_seeds_across_its_end(tmp_path: Path) -> None:
 
 
 def test_n_at_the_end_of_a_circle(tmp_path: Path) -> None:
-    circle = decode(random_codes(np.random.default_rng(3), 2000))
+    circle = decode(random_codes(np.random.default_rng(3), 5000))
     index = circular_index(tmp_path, circle[:-3] + "NNN")
     offset = int(index.circular[0])
     places = (index.table[index.table != 0] & PLACE_MASK) >> U(1)
-    assert not ((places >= offset + 2000 - 3 - SEED + 1) & (places < offset + 2000)).any()
-    assert (places >= offset + 1900).any()
-    assert index.n_intervals.tolist() == [[offset + 1997, offset + 2000]]
+    assert not ((places >= offset + 5000 - 3 - SEED + 1) & (places < offset + 5000)).any()
+    assert (places >= offset + 4900).any()
+    assert index.n_intervals.tolist() == [[offset + 4997, offset + 5000]]
 
 
 def test_what_cannot_be_circular(fasta: Path) -> None:
