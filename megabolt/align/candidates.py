@@ -27,7 +27,15 @@ from megabolt.align.table import (
     oriented_hash,
     seed_hash,
 )
-from megabolt.align.verify import insert_length, lightest_in_seed, penalty_at, penalty_of_key, penalty_with_gap
+from megabolt.align.verify import (
+    GAP_EXTEND,
+    GAP_OPEN,
+    insert_length,
+    lightest_in_seed,
+    penalty_at,
+    penalty_of_key,
+    penalty_with_gap,
+)
 from megabolt.compute.bits import EVEN_BITS, U, bases_at, popcount, prefetch, reverse_bases
 from megabolt.compute.jit import callee
 
@@ -48,8 +56,8 @@ SECOND_ROUND_SEEDS = 6
 MOST_ANCHORS, ANCHOR_WITHIN = 16, 40
 #: dB, insert included, by which a pair of places must be worse than the best to have no say in its MAPQ.
 OUT_OF_REACH = 90
-#: Rivals that get the one-gap kernel, its longest gap, and the penalty from which gaps are looked for.
-GAP_RIVALS, LONGEST_GAP, GAP_FROM = 12, 12, 20
+#: Rivals that get the one-gap kernel, its longest gap, and the penalty that the shortest gap has.
+GAP_RIVALS, LONGEST_GAP, GAP_FROM = 12, 12, GAP_OPEN + GAP_EXTEND
 #: dB up to which a place on a primary contig is preferred to any on an ALT contig.
 PRIMARY_WITHIN = 400
 #: A penalty that stands for "no place".
@@ -396,7 +404,7 @@ def verify(c: Any, mate: Any, first: Any, best: Any, r: Any, reads: Any, tables:
         c.penalty[mate, z] = x
         best = min(best, x)
         most_votes = max(most_votes, c.votes[mate, z])
-    if best > GAP_FROM and reads.length[r] >= 32:
+    if reads.length[r] >= 32:
         done = 0
         votes = most_votes
         while votes >= 1 and done < GAP_RIVALS and votes * 4 >= most_votes:

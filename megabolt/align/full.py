@@ -72,7 +72,8 @@ PRUNE = 115
 SECOND_ROUND_MARGIN = 20.0
 #: Reads above this penalty are looked up by the inner bases of their seeds as well.
 CORES_FROM = 150
-#: Pairs above this penalty are re-scored by the affine kernel; candidates it sees per mate, by penalty and by votes.
+#: Pairs above this penalty, and those that are not proper, are re-scored by the affine kernel; candidates it sees per
+#: mate, by penalty and by votes.
 POOR_PENALTY = 100.0
 QUEUE_BY_PENALTY, QUEUE_BY_VOTES = 12, 4
 QUEUE_PER_PAIR = 2 * (QUEUE_BY_PENALTY + QUEUE_BY_VOTES)
@@ -245,8 +246,8 @@ def place_full(
             for mate in range(2):
                 resolve_rarest(c, s, mate, reads.length[2 * p + mate], tables.lists, enough, stamp)
                 bound_unseen(s, mate)
-        poor = out[p, STATUS] != UNPLACED and reached > POOR_PENALTY
-        if out[p, STATUS] == DISCORDANT or out[p, STATUS] == LONE:
+        poor = out[p, STATUS] == DISCORDANT or (out[p, STATUS] != UNPLACED and reached > POOR_PENALTY)
+        if out[p, STATUS] == LONE:
             poor = POOR_PENALTY < best[0] < FAR or POOR_PENALTY < best[1] < FAR
         if poor:
             k1 = _enqueue(c, ZERO, 2 * p, n_entries, queue_key, queue_read)
