@@ -142,7 +142,7 @@ def _list_clips(
     """The long clips of a batch and the places to align them at; returns the number of clips and of places.
 
     clip_span: the clipped bases (`choose.span_of`); clip_job: first place of each clip, one more entry at the
-    end; clip_place: diagonal of the alignment at that end. Stops when the arrays are full.
+    end; clip_place: diagonal of the alignment at that end. There must be room for both ends of every read.
     """
     keys, votes = np.empty(MOST_PLACES, np.int64), np.empty(MOST_PLACES, np.int64)
     n_clips: Any = ZERO
@@ -159,8 +159,6 @@ def _list_clips(
             clipped = np.int64(word >> np.uint32(4))
             if (word & np.uint32(15)) != np.uint32(CIGAR_S) or clipped < SHORTEST_CLIP:
                 continue
-            if n_clips >= len(clip_read) or n_jobs + MOST_ALIGNED > len(job_read):
-                return n_clips, n_jobs
             # Diagonal of the alignment at this end, and the clip in the direction of the reference.
             place = tables.contig_offset[contigs[r]] + np.int64(starts[r])
             if end == 0:
@@ -279,7 +277,7 @@ def _choose_parts(
 def add_parts(out: Alignments, reads: PackedReads, tables: Tables) -> None:
     """Close long gaps, and give the clipped parts of reads supplementary alignments, in `out.extra`."""
     n_reads = 2 * out.n_pairs
-    room = max(64, n_reads // 4)
+    room = 2 * n_reads  # both ends of every read
     clip_read, clip_span, clip_place = (np.empty(room, np.int64) for _ in range(3))
     clip_job, clip_bound = np.empty(room + 1, np.int64), np.empty(room, np.float64)
     job_read, job_key = np.empty(room * MOST_ALIGNED, np.int64), np.empty(room * MOST_ALIGNED, np.int64)
