@@ -46,6 +46,8 @@ _HASH_BITS = 13
 MOST_SEEDS = 192
 #: Lists read in the first and second round, and lists long enough that only an intersection or a search reads them.
 FIRST_LIST, SECOND_LIST, INTERSECTED_LIST, SEARCHED_LIST = 16, 300, 20_000, 200_000
+#: Lists that are read, however many, for reads that differ a lot.
+CORE_LIST = 100
 #: Where one mate alone has seeds, and only masked ones, lists up to this are read.
 LONE_LIST = 2000
 #: Masked seeds searched in the mate's windows: at most so many seeds and windows.
@@ -195,7 +197,7 @@ def add_cores(c: Any, s: Any, mate: Any, r: Any, reads: Any, tables: Any, stamp:
     """Places named by masked seeds and by the inner CORE bases of all: for reads that differ from their place a lot."""
     length = reads.length[r]
     for x in range(s.n[mate]):
-        if s.state[mate, x] == MASKED and s.count[mate, x] <= SECOND_LIST:
+        if s.state[mate, x] == MASKED and s.count[mate, x] <= CORE_LIST:
             _add_list(c, s, mate, x, length, tables.lists, stamp)
         hash_, s.strand[mate, x] = seed_hash(reads, r, s.position[mate, x])
         for e in range(find_core(tables, hash_, s.entries)):
@@ -204,7 +206,7 @@ def add_cores(c: Any, s: Any, mate: Any, r: Any, reads: Any, tables: Any, stamp:
             payload = np.int64(entry & PLACE_MASK)
             if count == LONG_LIST:
                 count = np.int64(tables.lists[U(payload - 1)])
-            if count <= SECOND_LIST:
+            if count <= CORE_LIST:
                 for q in range(count):
                     v = np.int64(tables.lists[U(payload + q)]) if count > 1 else payload
                     _add(c, mate, _key_of(s, mate, x, v, length), ONE, stamp)

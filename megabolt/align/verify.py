@@ -128,6 +128,13 @@ def lightest_in_seed(reads: Any, r: Any, position: Any) -> Any:
     return MISMATCH_30
 
 
+@inline
+def _differences16(reference: Any, place: Any, sixteen: Any) -> Any:
+    """How many of 16 bases differ from the reference at a place."""
+    x = bases_at(reference, place) ^ sixteen
+    return popcount((x | (x >> U(1))) & U(0x55555555))
+
+
 @callee
 def penalty_with_gap(
     reference: Any,
@@ -145,8 +152,9 @@ def penalty_with_gap(
 
     One part of the read lies on the diagonal `place`, the other `gap` bases away; the break is put where the
     mismatches of the two diagonals trade best, which is found in one walk over the marked bits. A diagonal is
-    tried only if the first or the last 16 bases fit it with at most one mismatch (without this test diverged
-    reads cost four times as much). `here` and `there` are scratch (uint64 [words of a read]).
+    tried only if the first or the last 16 bases fit it with at most one mismatch, and the opposite ones fit `place`
+    with at most two (without such a test diverged reads cost four times as much). `here` and `there` are scratch
+    (uint64 [words of a read]).
     """
     best: Any = np.int64(ungapped)
     n_words = (length + 31) >> 5
@@ -154,17 +162,20 @@ def penalty_with_gap(
     cost_here = penalty_of(here, classes, offset, length)
     first16 = bases_at(words, offset * 32) & U(0xFFFFFFFF)
     last16 = bases_at(words, offset * 32 + length - 16) & U(0xFFFFFFFF)
+    # One part lies here and the other there: each must fit at its own end of the read.
+    first_fits = _differences16(reference, place, first16) <= 2
+    last_fits = _differences16(reference, place + length - 16, last16) <= 2
+    if not (first_fits or last_fits):
+        return best
     for gap in range(-longest, longest + 1):
         gap_cost = GAP_OPEN + GAP_EXTEND * abs(gap)
         if gap == 0 or gap_cost >= best:
             continue
-        x = (bases_at(reference, place + gap) ^ first16) & U(0xFFFFFFFF)
-        x = (x | (x >> U(1))) & EVEN_BITS
-        if popcount(x) > 1:
-            x = (bases_at(reference, place + gap + length - 16) ^ last16) & U(0xFFFFFFFF)
-            x = (x | (x >> U(1))) & EVEN_BITS
-            if popcount(x) > 1:
-                continue
+        if not (
+            (last_fits and _differences16(reference, place + gap, first16) <= 1)
+            or (first_fits and _differences16(reference, place + gap + length - 16, last16) <= 1)
+        ):
+            continue
         mismatches_at(reference, place + gap, words, offset, length, there)
         cost_there = penalty_of(there, classes, offset, length)
         for swapped in range(2):
