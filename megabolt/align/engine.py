@@ -90,7 +90,7 @@ class PairAligner:
         """Fragment lengths of a read group from its first batches."""
         found = [np.empty(0, np.int64)]
         for batch in batches:
-            work = self._place(batch, InsertSize())
+            work = self._place_by_a_few_seeds(batch, InsertSize())
             rows = work.placed[: batch.n_pairs]
             first, second = rows[:, :MATE_COLUMNS], rows[:, MATE_COLUMNS : 2 * MATE_COLUMNS]
             sure = (rows[:, STATUS] == FAST) & (first[:, MAPQ] >= 20) & (second[:, MAPQ] >= 20)
@@ -109,14 +109,19 @@ class PairAligner:
         start, length = batch.fields[0][0, :2].tolist()
         return batch.text[0][start : start + length].tobytes().startswith(TWO_COLOUR_NAMES)
 
-    def _place(self, batch: PairBatch, insert_size: InsertSize) -> _Workspace:
-        """Fill this thread's workspace with the placements of a batch."""
-        n, work, tables = batch.n_pairs, self._workspace, self._tables
+    def _place_by_a_few_seeds(self, batch: PairBatch, insert_size: InsertSize) -> _Workspace:
+        """Fill this thread's workspace with the reads of a batch and the placements of those that are plain."""
+        n, work = batch.n_pairs, self._workspace
         longest = int(max(batch.fields[0][:n, 4].max(initial=0), batch.fields[1][:n, 4].max(initial=0)))
         work.fit(n, longest)
-        reads = work.reads
-        pack_reads(*batch.text, *batch.fields, n, False, reads)
-        place_fast(reads, tables, insert_size, n, work.placed)
+        pack_reads(*batch.text, *batch.fields, n, False, work.reads)
+        place_fast(work.reads, self._tables, insert_size, n, work.placed)
+        return work
+
+    def _place(self, batch: PairBatch, insert_size: InsertSize) -> _Workspace:
+        """Fill this thread's workspace with the placements of a batch."""
+        work = self._place_by_a_few_seeds(batch, insert_size)
+        n, reads, tables = batch.n_pairs, work.reads, self._tables
         if hide_tails(
             *batch.text, *batch.fields, n, self.options.adapters != "off", self._hides_poly_g(batch), reads, work.placed
         ):

@@ -42,7 +42,7 @@ from megabolt.align.extend import (
 )
 from megabolt.align.packed import READS_TYPE, TABLES_TYPE, PackedReads, Tables
 from megabolt.align.table import COUNT_MASK, COUNT_SHIFT, LONG_LIST, PLACE_MASK, SEED, find, seed_hash
-from megabolt.align.verify import lightest_in_seed
+from megabolt.align.verify import lightest_in_seed, likelihood_of
 from megabolt.compute.bits import EVEN_BITS, U, bases_at, popcount
 from megabolt.compute.jit import callee, kernel
 
@@ -263,11 +263,11 @@ def _choose_parts(
         if x < 0:
             continue
         part[c] = first + x
-        rivals = 10.0 ** (-0.1 * (16.0 + 0.5 * clip_bound[c]))
+        rivals = likelihood_of(16.0 + 0.5 * clip_bound[c])
         for z in range(n):
             same = ((job_key[first + z] ^ job_key[first + x]) & 1) == 0 and abs(place[z] - place[x]) <= SAME_PLACE
             if span[z] != 0 and z != x and not same:
-                rivals += 10.0 ** (-0.1 * DB_PER_POINT * float(score[first + x] - score[first + z]))
+                rivals += likelihood_of(DB_PER_POINT * float(score[first + x] - score[first + z]))
                 second_score[c] = max(second_score[c], score[first + z])
         quality = -10.0 * math.log10(rivals / (1.0 + rivals))
         quality = min(quality, 1.5 * float(bases_of(span[x]) - 20), float(MAX_MAPQ))

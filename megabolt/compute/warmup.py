@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """All kernels compiled, once, before they are needed.
 
-Modules with kernels compile them when they are imported. `warm_up` imports them all in a few processes side by
-side, under the lock of the cache folder: of many jobs that start together on a fresh machine, one compiles and
+A kernel is compiled when it is first called. `warm_up` compiles them all in a few processes side by side, under
+the lock of the cache folder: of many jobs that start together on a fresh machine, one compiles and
 the others wait for it. A stamp in the folder says that this source, Numba and processor have been done.
 """
 
@@ -24,7 +24,15 @@ from megabolt.errors import InternalError, OutputError
 log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_IMPORT = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
+_COMPILE = """
+import importlib, sys
+from megabolt.compute.jit import KERNELS
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+for kernel in KERNELS:
+    if kernel.__module__ in sys.argv[1:]:
+        kernel.load()
+"""
 
 
 def kernel_modules() -> list[str]:
@@ -71,24 +79,24 @@ def warm_up(threads: int) -> tuple[Path, float]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / stamp).exists():  # else another process has compiled meanwhile
             with ThreadPoolExecutor(max(1, threads)) as pool:
-                list(pool.map(_import, _groups()))
+                list(pool.map(_compile, _groups()))
             (folder / stamp).touch()
     return folder, time.perf_counter() - start
 
 
 def _groups() -> list[list[str]]:
-    """Modules that are imported by one process: those of a package, which share what they import."""
+    """Modules that are compiled by one process: those of a package, which share what they import."""
     groups = defaultdict(list)
     for name in kernel_modules():
         groups[name.split(".")[1]].append(name)
     return list(groups.values())
 
 
-def _import(names: list[str]) -> None:
+def _compile(names: list[str]) -> None:
     began = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_PACKAGE.parent), *sys.path])}
     done = subprocess.run(
-        [sys.executable, "-c", _IMPORT, *names], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _COMPILE, *names], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise InternalError(f"kernels of {', '.join(names)} do not compile:\n{done.stderr.strip()}")

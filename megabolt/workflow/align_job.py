@@ -30,10 +30,10 @@ from megabolt.workflow.clock import Clock
 from megabolt.workflow.ordered import in_order, worker_pool
 from megabolt.workflow.read_groups import ReadGroup
 
-#: Pairs that are aligned together: their working arrays stay in a core's cache.
-PAIRS_PER_BATCH = 2048
+#: Pairs that are aligned together: enough that Python's share of the work, 2 ms a batch, is small; 20 MB of memory.
+PAIRS_PER_BATCH = 8192
 #: The insert sizes of a read group are learnt from its first batches, some 16,000 pairs.
-LEARNING_BATCHES = 8
+LEARNING_BATCHES = 2
 
 
 class Aligner(Protocol):

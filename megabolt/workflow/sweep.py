@@ -159,7 +159,7 @@ def _bins_in_memory(store: BinStore, memory: int, threads: int) -> tuple[int, in
     """
     largest = max(store.block_bytes(k) for k in range(store.layout.n_bins + 1))
     fitting = max(0, memory - store.used) // max(1, largest)
-    n_sorted = min(1 + threads // 3, max(1, fitting // 4))
+    n_sorted = min(1 + threads // 2, max(1, fitting // 4))
     return n_sorted, max(1, min(threads + 1, fitting - n_sorted - 1))
 
 

@@ -170,9 +170,8 @@ def test_an_impossible_width_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_machine_code_uses_whole_registers(function: Any, operation: str) -> None:
     """Compiled anew, because Numba keeps no assembly of what it loads from its cache."""
-    signature = function.signatures[0]
-    fresh = numba.njit(signature, nogil=True, error_model="numpy")(function.py_func)
-    (assembly,) = fresh.inspect_asm().values()
+    fresh = numba.njit(function.signature, nogil=True, error_model="numpy")(function.py_func)
+    assembly = next(iter(fresh.inspect_asm().values()))
     register = {128: r"%xmm|\bv\d+\.", 256: "%ymm", 512: "%zmm"}[simd.REGISTER_BITS]
     vector_lines = [line for line in assembly.splitlines() if re.search(register, line)]
     assert len(vector_lines) > 50

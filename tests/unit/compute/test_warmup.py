@@ -27,13 +27,13 @@ def test_one_small_group_is_compiled_into_the_cache(cache: Path, monkeypatch: py
 
 
 def test_the_second_comer_finds_the_work_done(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    imported: list[list[str]] = []
-    monkeypatch.setattr(warmup, "_import", imported.append)
+    compiled: list[list[str]] = []
+    monkeypatch.setattr(warmup, "_compile", compiled.append)
     warmup.warm_up(1)
-    once = list(imported)
+    once = list(compiled)
     assert sorted(name for group in once for name in group) == warmup.kernel_modules()
     warmup.warm_up(1)
-    assert imported == once
+    assert compiled == once
 
 
 def test_kernels_that_do_not_compile_are_our_bug(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

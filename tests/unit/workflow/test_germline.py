@@ -22,6 +22,7 @@ from megabolt.errors import ConsentRefused, InputFormatError, ResourceError, Usa
 from megabolt.formats.bases import decode, reverse_complement
 from megabolt.formats.lane import FastqLane
 from megabolt.reads.bins import BIN_BASES
+from megabolt.workflow import align_job
 from megabolt.workflow.germline import command_line, run_align, run_call, run_germline
 from megabolt.workflow.read_groups import read_groups
 
@@ -389,7 +390,7 @@ class Failing(PairAligner):
         self._error = error
 
     def align(self, batch: Any, insert_size: Any) -> Any:
-        if batch.first_pair >= 2 * 2048:
+        if batch.first_pair >= 2 * align_job.PAIRS_PER_BATCH:
             raise self._error
         return super().align(batch, insert_size)
 
@@ -406,8 +407,9 @@ def no_thread_left() -> Iterator[None]:
 
 @pytest.mark.parametrize("error", [RuntimeError("third batch"), MemoryError(), KeyboardInterrupt()], ids=repr)
 def test_an_error_in_a_worker_ends_the_job(
-    sample: Sample, tmp_path: Path, no_thread_left: None, error: BaseException
+    sample: Sample, tmp_path: Path, no_thread_left: None, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(align_job, "PAIRS_PER_BATCH", 500)
     with pytest.raises(type(error)):
         run_germline(**arguments(sample, outdir=tmp_path, aligner=Failing(sample, error)))
     assert list(tmp_path.iterdir()) == []

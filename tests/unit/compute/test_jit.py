@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels are compiled when first called, once, also from kernels and from several threads."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import numba
+import pytest
+
+from megabolt.compute.jit import KERNELS, Kernel, kernel
+
+
+@kernel("int64(int64)")
+def _twice(x: Any) -> Any:
+    return 2 * x
+
+
+@kernel("int64(int64)")
+def _four_times(x: Any) -> Any:
+    return _twice(_twice(x))
+
+
+@kernel(["int64(int64)", "float64(float64)"])
+def _half(x: Any) -> Any:
+    return x / 2
+
+
+def test_a_kernel_is_compiled_at_its_first_call() -> None:
+    lazy = Kernel(_twice.py_func, "int64(int64)", False)  # type: ignore[attr-defined]
+    assert lazy._compiled is None
+    assert lazy(21) == 42
+    compiled = lazy._compiled
+    assert compiled is not None
+    assert lazy.load() is compiled
+    assert KERNELS.pop() is lazy
+
+
+def test_kernels_call_kernels_and_know_their_names() -> None:
+    assert _four_times(3) == 12
+    assert _twice.__name__ == "_twice"
+    assert _twice in KERNELS
+    assert _half(3.0) == 1.5
+
+
+def test_a_kernel_takes_its_signature_only() -> None:
+    with pytest.raises(TypeError):
+        _twice("text")
+
+
+def test_threads_share_one_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    compile_it = numba.njit
+    monkeypatch.setattr(numba, "njit", lambda *a, **k: made.append(1) or compile_it(*a, **k))  # type: ignore[func-returns-value]
+    lazy = cast(Any, Kernel(_twice.py_func, "int64(int64)", False))  # type: ignore[attr-defined]
+    start = threading.Barrier(4)
+
+    def call(x: int) -> int:
+        start.wait()
+        return int(lazy(x))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(call, range(4))) == [0, 2, 4, 6]
+    assert made == [1]
+    KERNELS.remove(lazy)
