@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 
 from megabolt.align.candidates import FAR, ZERO, is_on_alt, penalty_with_gap_of_key
 from megabolt.align.choose import (
-    CONVERTED_WITHIN,
     FAST,
     MAPQ,
     MATE_COLUMNS,
+    NEGLIGIBLE,
     NO_RIVAL,
     PENALTY,
     PLACE,
@@ -43,13 +43,21 @@ from megabolt.align.choose import (
     STATUS,
     STRAND,
     UNPLACED,
+    converted_cap,
     lot,
     phred_of,
-    weight_of,
 )
 from megabolt.align.packed import INSERT_TYPE, LONGEST_INSERT, READS_TYPE, TABLES_TYPE, InsertSize, PackedReads, Tables
 from megabolt.align.table import COUNT_MASK, COUNT_SHIFT, PLACE_MASK, SEED, fetch_bucket, find, seed_hash
-from megabolt.align.verify import GAP_EXTEND, GAP_OPEN, insert_length, insert_penalty, lightest_in_seed, penalty_of_key
+from megabolt.align.verify import (
+    GAP_EXTEND,
+    GAP_OPEN,
+    insert_length,
+    insert_penalty,
+    lightest_in_seed,
+    likelihood_of,
+    penalty_of_key,
+)
 from megabolt.compute.bits import U, prefetch
 from megabolt.compute.jit import callee, kernel
 
@@ -150,21 +158,22 @@ def _place_single(p: Any, r: Any, reads: Any, tables: Any, key: Any, n: Any, bou
     margin = float(bound - best)
     if x < 0 or best > WORST_PENALTY or margin < MARGIN:
         return False
-    mass, rival = 10.0 ** (-0.1 * (20.0 + 0.5 * margin)), np.int64(NO_RIVAL)
+    mass, rival = likelihood_of(20.0 + 0.5 * margin), np.int64(NO_RIVAL)
     for z in range(n):
         if abs((key[r, z] >> 1) - (key[r, x] >> 1)) > SAME_PLACE:
             penalty = penalty_of_key(tables, reads, r, key[r, z])
             if penalty > ONE_GAP and ONE_GAP - best < MARGIN:  # (3)
                 return False
             rival = min(rival, penalty)
-            mass += weight_of(float(penalty - best))
+            mass += likelihood_of(float(penalty - best))
+    quality = min(phred_of(mass), converted_cap(float(rival - best), True))
     out[p, STATUS] = FAST
     for mate in range(2):
         column = mate * MATE_COLUMNS
         here = mate == (r & 1)
         out[p, column + PLACE] = key[r, x] >> 1 if here else -1
         out[p, column + STRAND] = key[r, x] & 1 if here else 0
-        out[p, column + MAPQ] = np.int64(phred_of(mass)) if here else 0
+        out[p, column + MAPQ] = np.int64(quality) if here else 0
         out[p, column + PENALTY] = best if here else NO_RIVAL
         out[p, column + RIVAL] = rival if here else NO_RIVAL
     return True
@@ -224,7 +233,8 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
     _collect(reads, tables, 2 * n_pairs, key, n_key, bound)
     settled = 0
     penalty = np.empty((2, MOST_PLACES), np.int64)
-    mass, rival, marks = np.zeros(2, np.float64), np.zeros(2, np.int64), np.empty((2, 32), np.uint64)
+    mass, nearest, rival = np.zeros(2, np.float64), np.zeros(2, np.float64), np.zeros(2, np.int64)
+    marks = np.empty((2, 32), np.uint64)
     for p in range(n_pairs):
         out[p, STATUS] = UNPLACED
         n1, n2 = n_key[2 * p], n_key[2 * p + 1]
@@ -252,7 +262,7 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
         margin = bound[2 * p] + bound[2 * p + 1] - best
         for mate in range(2):
             own = key[2 * p + mate, bi if mate == 0 else bj] >> 1
-            mass[mate], rival[mate] = 0.0, NO_RIVAL
+            mass[mate], rival[mate], nearest[mate] = 0.0, NO_RIVAL, float(NO_RIVAL)
             for z in range(n_key[2 * p + mate]):
                 if abs((key[2 * p + mate, z] >> 1) - own) > SAME_PLACE:
                     margin = min(margin, min(penalty[mate, z], ONE_GAP) + bound[2 * p + 1 - mate] - best)
@@ -266,13 +276,13 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
                     if size < insert.low or size > insert.high:
                         continue
                     s = penalty[0, i] + penalty[1, j] + insert_penalty(size, insert) - best
-                    if s < CONVERTED_WITHIN:
-                        likelihood = weight_of(s)
-                        if abs((key[2 * p, i] >> 1) - (key[2 * p, bi] >> 1)) > SAME_PLACE:
-                            mass[0] += likelihood
-                        if abs((key[2 * p + 1, j] >> 1) - (key[2 * p + 1, bj] >> 1)) > SAME_PLACE:
-                            mass[1] += likelihood
-        unseen = 10.0 ** (-0.1 * (20.0 + 0.5 * margin))
+                    likelihood = likelihood_of(s) if s < NEGLIGIBLE else 0.0
+                    for mate in range(2):
+                        r, z, x = 2 * p + mate, i if mate == 0 else j, bi if mate == 0 else bj
+                        if abs((key[r, z] >> 1) - (key[r, x] >> 1)) > SAME_PLACE:
+                            mass[mate] += likelihood
+                            nearest[mate] = min(nearest[mate], s)
+        unseen = likelihood_of(20.0 + 0.5 * margin)
         settled += 1
         out[p, STATUS] = FAST
         for mate in range(2):
@@ -280,7 +290,8 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
             column = mate * MATE_COLUMNS
             out[p, column + PLACE] = key[2 * p + mate, x] >> 1
             out[p, column + STRAND] = key[2 * p + mate, x] & 1
-            out[p, column + MAPQ] = np.int64(phred_of(mass[mate] + unseen))
+            quality = min(phred_of(mass[mate] + unseen), converted_cap(nearest[mate], False))
+            out[p, column + MAPQ] = np.int64(quality)
             out[p, column + PENALTY] = penalty[mate, x]
             out[p, column + RIVAL] = rival[mate]
     return settled
