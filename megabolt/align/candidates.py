@@ -37,7 +37,7 @@ from megabolt.align.verify import (
     penalty_with_gap,
 )
 from megabolt.compute.bits import EVEN_BITS, U, bases_at, popcount, prefetch, reverse_bases
-from megabolt.compute.jit import callee
+from megabolt.compute.jit import allocating_callee, callee
 
 #: Candidates kept per mate, and slots of the table that finds a candidate by its key.
 MOST_CANDIDATES = 4096
@@ -99,7 +99,7 @@ class Seeds(NamedTuple):
     best_to: Any  # int64 [MOST_SEEDS], scratch
 
 
-@callee
+@allocating_callee
 def allocate_candidates() -> Any:
     """Room for the candidates of a pair."""
     shape, slots = (2, MOST_CANDIDATES), (2, 1 << _HASH_BITS)
@@ -114,7 +114,7 @@ def allocate_candidates() -> Any:
     )
 
 
-@callee
+@allocating_callee
 def allocate_seeds() -> Any:
     """Room for the seeds of a pair."""
     shape = (2, MOST_SEEDS)

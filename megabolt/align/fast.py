@@ -59,7 +59,7 @@ from megabolt.align.verify import (
     penalty_of_key,
 )
 from megabolt.compute.bits import U, prefetch
-from megabolt.compute.jit import callee, kernel
+from megabolt.compute.jit import allocating_callee, callee, kernel
 
 #: Seeds looked up per read; 5 or 6 settle 0.2 % more pairs at a higher cost.
 LOOKED_UP = 4
@@ -75,7 +75,7 @@ MARGIN = 20.0
 _GROUP = 64
 
 
-@callee
+@allocating_callee
 def _collect(reads: Any, tables: Any, n_reads: Any, key: Any, n_key: Any, bound: Any) -> None:
     """The places that a few seeds of each read name, and the bound on all others, equation (1)."""
     chosen = np.empty(_GROUP * LOOKED_UP, np.int64)

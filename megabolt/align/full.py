@@ -64,7 +64,7 @@ from megabolt.align.choose import (
     unseen_margin,
 )
 from megabolt.align.packed import INSERT_TYPE, READS_TYPE, TABLES_TYPE, InsertSize, PackedReads, Tables
-from megabolt.compute.jit import callee, kernel
+from megabolt.compute.jit import allocating_callee, callee, kernel
 
 #: Candidates further than this from the best are dropped before pairing.
 PRUNE = 115
@@ -98,7 +98,7 @@ def _enumerate(c: Any, s: Any, p: Any, reads: Any, tables: Any, insert: Any, sta
         search_windows(c, s, ONE, found1, length2, length1, tables.lists, insert, stamp)
 
 
-@callee
+@allocating_callee
 def _allocate_found(n: Any) -> Any:
     """Room for n places of each mate."""
     return Found(np.empty((2, n), np.int64), np.empty((2, n), np.int64), np.empty((2, n), np.int64))
