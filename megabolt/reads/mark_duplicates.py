@@ -11,6 +11,7 @@ never are. Only primary alignments count; the other records of a read share its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,9 +59,7 @@ def _mark_pairs(
     n_partitions = 1
     while n_partitions * _PARTITION_PAIRS < len(signature):
         n_partitions *= 2
-    bounds = np.zeros(n_partitions + 1, np.int64)
-    order = np.empty(len(signature), np.int64)
-    _partition(signature, NO_END, np.zeros(n_partitions, np.int64), bounds, order)
+    bounds, order = _partition(signature, n_partitions, threads)
 
     def resolve(first: int, last: int) -> None:
         largest = int(np.diff(bounds[first : last + 1]).max(initial=1))
@@ -71,12 +70,35 @@ def _mark_pairs(
             _resolve(order[bounds[k] : bounds[k + 1]], signature, quality_sum, *slots, duplicate)
 
     step = -(-n_partitions // (4 * threads))
-    starts = range(0, n_partitions, step)
+    _side_by_side([(resolve, k, min(k + step, n_partitions)) for k in range(0, n_partitions, step)], threads)
+
+
+def _partition(
+    signature: NDArray[np.uint64], n_partitions: int, threads: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Bounds of the partitions and the pairs in them, in input order; each thread has a stretch of the input."""
+    n = len(signature)
+    edges = [n * k // threads for k in range(threads + 1)]
+    counts = np.zeros((threads, n_partitions), np.int64)
+    order = np.empty(n, np.int64)
+    stretches = list(zip(edges[:-1], edges[1:], counts, strict=True))
+    _side_by_side([(_count, signature, NO_END, *stretch) for stretch in stretches], threads)
+    # A partition's pairs come stretch after stretch; its first free places replace the counts.
+    starts = np.cumsum(counts.T.ravel()).reshape(n_partitions, threads).T
+    bounds = np.concatenate([np.zeros(1, np.int64), starts[-1]])
+    counts[:] = starts - counts
+    _side_by_side([(_distribute, signature, NO_END, *stretch, order) for stretch in stretches], threads)
+    return bounds, order
+
+
+def _side_by_side(calls: Sequence[tuple[Any, ...]], threads: int) -> None:
+    """Run (function, argument, ...) each, on several threads."""
     if threads == 1:
-        resolve(0, n_partitions)
+        for function, *arguments in calls:
+            function(*arguments)
         return
     with ThreadPoolExecutor(threads) as pool:
-        for task in [pool.submit(resolve, k, min(k + step, n_partitions)) for k in starts]:
+        for task in [pool.submit(*call) for call in calls]:
             task.result()
 
 
@@ -111,28 +133,31 @@ def _mix(first: Any, second: Any) -> Any:
     return x ^ (x >> U(31))
 
 
-@kernel("void(uint64[:, ::1], uint64, int64[::1], int64[::1], int64[::1])")
-def _partition(
-    signature: NDArray[np.uint64],
-    no_end: Any,
-    counts: NDArray[np.int64],
-    bounds: NDArray[np.int64],
-    order: NDArray[np.int64],
-) -> None:
-    """Pairs with two mapped mates by the low bits of their hash, in input order within a partition."""
+@kernel("void(uint64[:, ::1], uint64, int64, int64, int64[::1])")
+def _count(signature: NDArray[np.uint64], no_end: Any, first: Any, last: Any, counts: NDArray[np.int64]) -> None:
+    """Pairs with two mapped mates of [first, last) by the low bits of their hash."""
     mask = U(len(counts) - 1)
-    n = len(signature)
-    for i in range(n):
+    for i in range(U(first), U(last)):
         if signature[i, 1] != no_end:
             counts[_mix(signature[i, 0], signature[i, 1]) & mask] += 1
-    for k in range(len(counts)):
-        bounds[k + 1] = bounds[k] + counts[k]
-        counts[k] = bounds[k]
-    for i in range(n):
+
+
+@kernel("void(uint64[:, ::1], uint64, int64, int64, int64[::1], int64[::1])")
+def _distribute(
+    signature: NDArray[np.uint64],
+    no_end: Any,
+    first: Any,
+    last: Any,
+    free: NDArray[np.int64],
+    order: NDArray[np.int64],
+) -> None:
+    """The same pairs to the places in `order` that begin at free[k] for each value k of those bits."""
+    mask = U(len(free) - 1)
+    for i in range(U(first), U(last)):
         if signature[i, 1] != no_end:
             k = _mix(signature[i, 0], signature[i, 1]) & mask
-            order[np.uint64(counts[k])] = i
-            counts[k] += 1
+            order[U(free[k])] = i
+            free[k] += 1
 
 
 @kernel("void(int64[::1], uint64[:, ::1], int32[::1], uint64[::1], int64[::1], uint8[::1])")
