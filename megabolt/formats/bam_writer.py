@@ -21,7 +21,7 @@ from megabolt.formats import cram
 from megabolt.formats.bai import BAI_LIMIT, IndexBuilder
 from megabolt.formats.bam_records import BamHeader, RecordBlock
 from megabolt.formats.bgzf import BgzfWriter
-from megabolt.formats.output import atomic_output, output_error
+from megabolt.formats.output import WriteBehind, atomic_output, output_error
 from megabolt.privacy.consent import Permit
 
 
@@ -84,7 +84,7 @@ class BamWriter:
                 self._bam = self._stack.enter_context(_scratch_bam(self.path))
                 self._reference = self._stack.enter_context(cram.indexed_reference(Path(reference)))
                 cram.check_reference(self._reference, header.contigs, Path(reference))
-            self._raw: BinaryIO = self._stack.enter_context(open(self._bam, "wb"))  # noqa: SIM115 - on the stack
+            self._raw = self._open_raw()
             pool = self._stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
             self._bgzf = BgzfWriter(self._raw, level, pool)
             self._bgzf.write(header.encode())
@@ -140,6 +140,14 @@ class BamWriter:
             self.close()
         elif not self._done:
             self._abandon(value)
+
+    def _open_raw(self) -> BinaryIO | WriteBehind:
+        file = self._stack.enter_context(open(self._bam, "wb"))  # noqa: SIM115 - on the stack
+        if self._cram:  # its BAM is only passing through
+            return file
+        raw = WriteBehind(file)
+        self._stack.callback(raw.close)
+        return raw
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

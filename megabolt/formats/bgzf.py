@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import numpy as np
 from isal import isal_zlib
@@ -33,7 +33,7 @@ _MAGIC = b"\x1f\x8b\x08\x04"
 _TRAILER = struct.Struct("<II")
 _RAW_DEFLATE = -15
 DeflateError: Any = isal_zlib.error  # the stubs take the class for an instance
-_BATCH_BLOCKS = 16  # blocks compressed by one task: 1 MB, about 2 ms
+_BATCH_BYTES = 16 * BLOCK_SIZE  # compressed by one task: 1 MB, about 2 ms
 _ADVICE = "The file is damaged: make it again, or copy it again and compare its checksum."
 
 
@@ -52,6 +52,12 @@ def compress_blocks(data: memoryview | bytes, level: int = 1) -> bytes:
     return b"".join(compress_block(view[i : i + BLOCK_SIZE], level) for i in range(0, len(view), BLOCK_SIZE))
 
 
+class Sink(Protocol):
+    """Takes bytes in order: an open binary file, or what stands for one."""
+
+    def write(self, data: Any, /) -> int: ...
+
+
 class BgzfWriter:
     """Writes blocks to an open binary file, compressed by a pool of threads, always in order.
 
@@ -67,13 +73,15 @@ class BgzfWriter:
         At most so many batches of a megabyte wait for the disk.
     """
 
-    def __init__(self, raw: BinaryIO, level: int = 1, pool: Executor | None = None, in_flight: int = 16) -> None:
+    def __init__(self, raw: Sink, level: int = 1, pool: Executor | None = None, in_flight: int = 16) -> None:
         self._raw = raw
         self._level = level
         self._pool = pool
         self._in_flight = in_flight
-        self._waiting: deque[Future[list[bytes]]] = deque()
-        self._pending = bytearray()
+        self._waiting: deque[tuple[Future[list[bytes]], NDArray[np.uint8]]] = deque()
+        self._buffers: list[NDArray[np.uint8]] = []  # to be filled again: fresh memory costs a page fault per 4 KiB
+        self._buffer = self._take_buffer()
+        self._pending = 0  # bytes in it
         self._inflated = 0  # bytes handed to compression
         self._written = 0  # bytes in the file
         self._block_start: list[int] = []  # inflated offset of each block
@@ -81,40 +89,49 @@ class BgzfWriter:
 
     def tell(self) -> int:
         """Inflated bytes written so far; `virtual_offsets` turns them into virtual offsets after `close`."""
-        return self._inflated + len(self._pending)
+        return self._inflated + self._pending
 
     def write(self, data: Any) -> None:
         """Add bytes (any contiguous buffer, arrays too); they are copied: the buffer may be used again."""
-        view = memoryview(data).cast("B")
-        batch = _BATCH_BLOCKS * BLOCK_SIZE
+        view = np.asarray(memoryview(data).cast("B"), np.uint8)
         taken = 0
         while taken < len(view):
-            n = min(len(view) - taken, batch - len(self._pending))
-            self._pending += view[taken : taken + n]
+            n = min(len(view) - taken, _BATCH_BYTES - self._pending)
+            # NumPy copies without the GIL, which the compressing threads need between blocks
+            self._buffer[self._pending : self._pending + n] = view[taken : taken + n]
+            self._pending += n
             taken += n
-            if len(self._pending) == batch:
+            if self._pending == _BATCH_BYTES:
                 self.flush_block()
 
     def flush_block(self) -> None:
         """End the current block here, so that what follows begins a new one."""
-        if not self._pending:
+        n, self._pending = self._pending, 0
+        if not n:
             return
-        data, self._pending = self._pending, bytearray()
-        n = len(data)
         self._block_start.extend(range(self._inflated, self._inflated + n, BLOCK_SIZE))
         self._inflated += n
         if self._pool is None:
-            self._put(_compress_list(data, self._level))
+            self._put(_compress_list(self._buffer[:n], self._level))
             return
-        self._waiting.append(self._pool.submit(_compress_list, data, self._level))
+        self._waiting.append((self._pool.submit(_compress_list, self._buffer[:n], self._level), self._buffer))
         while len(self._waiting) > self._in_flight:
-            self._put(self._waiting.popleft().result())
+            self._put_oldest()
+        self._buffer = self._take_buffer()
+
+    def _take_buffer(self) -> NDArray[np.uint8]:
+        return self._buffers.pop() if self._buffers else np.empty(_BATCH_BYTES, np.uint8)
+
+    def _put_oldest(self) -> None:
+        future, buffer = self._waiting.popleft()
+        self._put(future.result())
+        self._buffers.append(buffer)
 
     def close(self) -> None:
         """Write what is pending and the end-of-file block."""
         self.flush_block()
         while self._waiting:
-            self._put(self._waiting.popleft().result())
+            self._put_oldest()
         self._block_start.append(self._inflated)
         self._put([EOF_BLOCK])
         self._starts = np.array(self._block_start, np.int64)
@@ -122,10 +139,10 @@ class BgzfWriter:
 
     def abandon(self) -> None:
         """Forget what is pending: the file will not be kept."""
-        for future in self._waiting:
+        for future, _ in self._waiting:
             future.cancel()
         self._waiting.clear()
-        self._pending.clear()
+        self._pending = 0
 
     def virtual_offsets(self, inflated: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Virtual offsets (uint64) of inflated offsets (int64, any shape); to be asked after `close`.
@@ -143,7 +160,7 @@ class BgzfWriter:
         self._raw.write(b"".join(blocks))
 
 
-def _compress_list(data: bytearray, level: int) -> list[bytes]:
+def _compress_list(data: Any, level: int) -> list[bytes]:
     view = memoryview(data)
     return [compress_block(view[i : i + BLOCK_SIZE], level) for i in range(0, len(view), BLOCK_SIZE)]
 

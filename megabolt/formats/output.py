@@ -11,8 +11,10 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from megabolt.errors import InternalError, OutputError
 
@@ -64,6 +66,59 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+class WriteBehind:
+    """An open file whose bytes go to the disk while more are written: flushing it at the end takes no time.
+
+    Parameters
+    ----------
+    file
+        The open file; it is closed with this object.
+    step
+        Bytes after which the disk is asked to take what it has not; one thread waits for the disk at a time.
+    """
+
+    def __init__(self, file: BinaryIO, step: int = 16 << 20) -> None:
+        self._file = file
+        self._step = step
+        self._since = 0
+        self._pool = ThreadPoolExecutor(1)
+        self._flushing: Future[None] | None = None
+
+    def write(self, data: Any) -> int:
+        """Add bytes; raises OSError, also for earlier bytes that the disk refused."""
+        n = self._file.write(data)
+        self._since += n
+        if self._since >= self._step and (self._flushing is None or self._flushing.done()):
+            self._wait()
+            self._since = 0
+            self._file.flush()
+            self._flushing = self._pool.submit(_flush_data, self._file.fileno())
+        return n
+
+    def close(self) -> None:
+        """Close the file; OSError if the disk refused some of its bytes. A second call does nothing."""
+        try:
+            self._wait()
+        finally:
+            self._pool.shutdown()  # before the descriptor is given back and means another file
+            self._file.close()
+
+    def _wait(self) -> None:
+        # the system tells an error of writing once: a later fsync would not see it
+        flushing, self._flushing = self._flushing, None
+        if flushing is not None:
+            flushing.result()
+
+
+def _flush_data(descriptor: int) -> None:
+    flush = getattr(os, "fdatasync", os.fsync)  # macOS has none
+    try:
+        flush(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def check_writable(folder: Path | str) -> None:

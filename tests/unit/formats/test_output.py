@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from megabolt.errors import InputFormatError, OutputError
-from megabolt.formats.output import atomic_output, check_writable
+from megabolt.formats import output
+from megabolt.formats.output import WriteBehind, atomic_output, check_writable
 
 
 def test_success_replaces(tmp_path: Path) -> None:
@@ -118,3 +119,34 @@ def test_limit_on_file_size_in_a_real_process(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "out.bam cannot be written" in done.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_write_behind_passes_all_bytes_on(tmp_path: Path) -> None:
+    path = tmp_path / "out.bin"
+    file = WriteBehind(path.open("wb"), step=1000)
+    pieces = [bytes([k]) * (k + 1) for k in range(200)]
+    for piece in pieces:
+        assert file.write(piece) == len(piece)
+    file.close()
+    file.close()
+    assert path.read_bytes() == b"".join(pieces)
+
+
+def test_write_behind_tells_of_bytes_the_disk_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(descriptor: int) -> None:
+        asked.append(descriptor)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(output, "_flush_data", refuse)
+    path = tmp_path / "out.bin"
+    file = WriteBehind(path.open("wb"), step=1000)
+    assert file.write(b"x" * 999) == 999
+    assert not asked
+    assert file.write(b"x") == 1
+    with pytest.raises(OSError, match="Input/output error"):
+        file.close()
+    assert len(asked) == 1
+    file.close()
+    assert path.read_bytes() == b"x" * 1000
