@@ -106,6 +106,7 @@ def read_lanes(
     *,
     pairs_per_batch: int = 2048,
     umi: str | None = None,
+    inflaters: int = 0,
 ) -> Iterator[PairBatch]:
     """Read FASTQ files, one lane (read group) after another.
 
@@ -124,6 +125,9 @@ def read_lanes(
         A C G T N, those of two ends joined by + - or _. "name": all behind the last ':' (or, if that is no
         UMI, behind the last '_') of the name without /1, /2 and #index. "comment": the value of the first
         word behind the name that begins with RX:Z: or UMI:, to its end or its next ':'.
+    inflaters
+        Threads for each of the two files that are read side by side which inflate ahead, if they are bgzip; plain
+        gzip has one stream a file whatever is said here. 0: the thread that parses inflates too.
 
     Returns
     -------
@@ -151,7 +155,7 @@ def read_lanes(
             facts = {"mate": mate} if lane.second is not None else {"interleaved": lane.interleaved}
             shown = "/dev/stdin" if path == STANDARD_INPUT else path
             permit.record("open-read", shown, format="fastq", read_group=read_group, **facts)
-    return _batches_of(lanes, pairs_per_batch, _UMI_CODE[umi])
+    return _batches_of(lanes, pairs_per_batch, _UMI_CODE[umi], inflaters)
 
 
 def _refuse_repeats(lanes: Sequence[FastqLane]) -> None:
@@ -164,7 +168,7 @@ def _refuse_repeats(lanes: Sequence[FastqLane]) -> None:
         seen[real] = path
 
 
-def _batches_of(lanes: Sequence[FastqLane], pairs_per_batch: int, umi: int) -> Iterator[PairBatch]:
+def _batches_of(lanes: Sequence[FastqLane], pairs_per_batch: int, umi: int, inflaters: int) -> Iterator[PairBatch]:
     first, second = [], []
     for i, lane in enumerate(lanes):
         if lane.second is None:
@@ -172,7 +176,11 @@ def _batches_of(lanes: Sequence[FastqLane], pairs_per_batch: int, umi: int) -> I
         else:
             first.append(_Source(i, lane.first, scan.MATE_1))
             second.append(_Source(i, lane.second, scan.MATE_2))
-    threads = [_FileThread(sources, pairs_per_batch, umi, k) for k, sources in enumerate((first, second), 1) if sources]
+    threads = [
+        _FileThread(sources, pairs_per_batch, umi, inflaters, k)
+        for k, sources in enumerate((first, second), 1)
+        if sources
+    ]
     first_pair = 0
     try:
         for thread in threads:
@@ -289,8 +297,9 @@ class _Failure(NamedTuple):
 class _FileThread:
     """Inflates and parses files one after another, a few batches ahead."""
 
-    def __init__(self, sources: Sequence[_Source], n_per_batch: int, umi: int, mate: int) -> None:
+    def __init__(self, sources: Sequence[_Source], n_per_batch: int, umi: int, inflaters: int, mate: int) -> None:
         self._sources = sources
+        self._inflaters = inflaters
         self._n_per_batch = n_per_batch
         self._umi = umi
         contents = {source.content for source in sources}
@@ -340,7 +349,7 @@ class _FileThread:
         try:
             for source in self._sources:
                 lane = source.lane
-                with InputStream(source.path) as stream:
+                with InputStream(source.path, threads=self._inflaters) as stream:
                     for batch in self._batches(stream, source):
                         if not self._put(batch):
                             return

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BGZF in order, by any number of threads: the same bytes as gzip gives; damage is named with its byte."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pytest
+
+from megabolt.compute.bits import PADDING
+from megabolt.errors import InputFormatError
+from megabolt.formats import bgzf
+from megabolt.formats.bgzf_stream import BgzfStream, block_size
+from megabolt.formats.inflate import InputStream
+
+RNG = np.random.default_rng(5)
+#: 9 MB that compress well, then some that do not: several tasks, blocks of all sizes.
+DATA = RNG.integers(65, 70, 3_000_000, np.uint8).tobytes() + bytes(6_000_000) + RNG.bytes(400_000)
+THREADS = pytest.mark.parametrize("threads", [0, 1, 3])
+
+
+def packed(data: bytes = DATA, end: bytes = bgzf.EOF_BLOCK) -> bytes:
+    return bgzf.compress_blocks(data) + end
+
+
+def content_of(raw: BinaryIO, threads: int, front: int = 0) -> tuple[bytes, BgzfStream]:
+    stream = BgzfStream(raw, "x.bgz", threads=threads, front=front)
+    parts = []
+    try:
+        while (run := stream.next_run()) is not None:
+            assert run.start == front
+            assert len(run.data) >= run.stop + PADDING
+            parts.append(run.data[run.start : run.stop].tobytes())
+            stream.give_back(run.data)
+    finally:
+        stream.close()
+    return b"".join(parts), stream
+
+
+@THREADS
+def test_runs_hold_what_gzip_finds(threads: int) -> None:
+    compressed = packed()
+    assert gzip.decompress(compressed) == DATA
+    content, stream = content_of(io.BytesIO(compressed), threads, front=4096)
+    assert content == DATA
+    assert stream.whole
+    assert stream.rest == b""
+
+
+@THREADS
+def test_readinto_fills_buffers_of_any_size(threads: int) -> None:
+    stream = BgzfStream(io.BytesIO(packed()), "x.bgz", threads=threads)
+    sizes, parts = [1, 70_001, 5_000_000, 3, 100_000], []
+    for k in range(1000):
+        buffer = bytearray(sizes[k % 5])
+        n = stream.readinto(memoryview(buffer))
+        parts.append(bytes(buffer[:n]))
+        if n < len(buffer):
+            break
+    stream.close()
+    assert b"".join(parts) == DATA
+
+
+def test_a_file_without_its_end_is_not_whole() -> None:
+    content, stream = content_of(io.BytesIO(packed(end=b"")), 1)
+    assert content == DATA
+    assert not stream.whole
+
+
+def test_a_pipe_that_gives_little_at_a_time() -> None:
+    compressed = packed(DATA[:500_000])
+    receive, send = os.pipe()
+
+    def feed() -> None:
+        with os.fdopen(send, "wb", buffering=0) as pipe:
+            for i in range(0, len(compressed), 777):
+                pipe.write(compressed[i : i + 777])
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    with os.fdopen(receive, "rb", buffering=0) as pipe:
+        content, stream = content_of(pipe, 2)
+    feeder.join()
+    assert content == DATA[:500_000]
+    assert stream.whole
+
+
+@THREADS
+def test_damage_is_named_behind_what_is_sound(threads: int) -> None:
+    blocks = [bgzf.compress_block(DATA[i : i + 50_000]) for i in range(0, 500_000, 50_000)]
+    starts = np.cumsum([0, *(len(block) for block in blocks)]).tolist()
+    whole = b"".join(blocks)
+    wrong_bit = bytearray(whole)
+    wrong_bit[starts[4] + 200] ^= 16
+    wrong_crc = bytearray(whole)
+    wrong_crc[starts[5] - 6] ^= 1
+    wrong_size = bytearray(whole)
+    wrong_size[starts[5] - 1] = 1
+    no_room = bytearray(whole)
+    no_room[starts[4] + 16 : starts[4] + 18] = b"\x14\x00"
+    for damaged, at, why in (
+        (wrong_bit, starts[4], "damaged block"),
+        (wrong_crc, starts[4], "checksum or size"),
+        (wrong_size, starts[4], "more than 64 KiB"),
+        (no_room, starts[4], "impossible"),
+        (whole[: starts[7] + 100], starts[7], "truncated inside the block"),
+        (whole[: starts[7] + 5], starts[7], "truncated inside the block"),
+    ):
+        with pytest.raises(InputFormatError, match=f"x.bgz, byte {at}: .*{why}"):
+            content_of(io.BytesIO(bytes(damaged)), threads)
+
+
+def test_sound_blocks_come_before_the_error() -> None:
+    compressed = packed()
+    stream = BgzfStream(io.BytesIO(compressed[:-1000]), "x.bgz", threads=2)
+    seen = 0
+    with pytest.raises(InputFormatError, match="truncated"):
+        while (run := stream.next_run()) is not None:
+            seen += run.stop - run.start
+    stream.close()
+    assert seen > 8_000_000
+
+
+def test_a_disk_that_fails() -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 1 << 20:
+                raise OSError(5, "Input/output error")
+            return super().read(size)
+
+    with pytest.raises(InputFormatError, match="cannot be read \\(Input/output error\\)"):
+        content_of(Failing(packed()), 1)
+
+
+def test_sizes_of_blocks() -> None:
+    block = bgzf.compress_block(b"abc")
+    assert block_size(block) == (len(block), 18)
+    assert block_size(block[:9]) == (0, 0)
+    assert block_size(b"") == (0, 0)
+    assert block_size(gzip.compress(b"abc")) == (-1, 0)
+    other = b"XY\x03\x00abc"  # a subfield of another kind before BC
+    size = len(block) + len(other) - 1
+    longer = block[:10] + (6 + len(other)).to_bytes(2, "little") + other + block[12:16] + size.to_bytes(2, "little")
+    assert block_size(longer + block[18:]) == (size + 1, 18 + len(other))
+    assert content_of(io.BytesIO(longer + block[18:]), 0)[0] == b"abc"
+
+
+@THREADS
+def test_input_stream_of_bgzip_and_what_follows_it(tmp_path: Path, threads: int) -> None:
+    text = DATA[:700_000]
+    for name, content, expected in (
+        ("bgzip", packed(text), text),
+        ("no end", packed(text, end=b""), text),
+        ("two", packed(text) + packed(text[:7]), text + text[:7]),
+        ("gzip behind", packed(text) + gzip.compress(text[:99]) + gzip.compress(b"x"), text + text[:99] + b"x"),
+        ("zeros behind", packed(text) + bytes(512), text),
+    ):
+        (tmp_path / "x.gz").write_bytes(content)
+        with InputStream(tmp_path / "x.gz", threads=threads) as stream:
+            assert stream.is_bgzip, name
+            assert stream.read_all()[:-PADDING].tobytes() == expected, name
+    (tmp_path / "x.gz").write_bytes(packed(text) + b"something else")
+    with InputStream(tmp_path / "x.gz", threads=threads) as stream, pytest.raises(InputFormatError, match="damaged"):
+        stream.read_all()
+    (tmp_path / "x.gz").write_bytes(packed(text)[:-3000])
+    with InputStream(tmp_path / "x.gz", threads=threads) as stream, pytest.raises(InputFormatError, match="truncated"):
+        stream.read_all()
