@@ -6,8 +6,9 @@
 
 Without -2 the reads have no mates. Order of operations:
   1. indexes of all aligners, and megabolt's kernels, are made first and not counted;
-  2. for each number of threads: every aligner once, one after another, --repeats rounds; of each aligner's runs
-     the one with the median of CPU seconds counts. N threads are N processors for all processes of a run together;
+  2. --repeats rounds, in each of them every number of threads and every aligner in turn; of an aligner's runs
+     the one with the median of CPU seconds counts. N threads are N processors for all processes of a run together.
+     What threads gain is the median over the rounds of the ratio of wall seconds within a round;
   3. every BAM is read: is it sorted and indexed, is each read of the FASTQ there once (primary records and their
      names), how many are mapped, properly paired, duplicates; reads named by `megabolt simulate` also say whether
      they are in their place (within 30 bases, same strand);
@@ -243,30 +244,44 @@ def run_once(name: str, args: argparse.Namespace, reference: Path, threads: int,
     return measure(command, args.work / f"{name}.log", processors=threads)
 
 
-def run_all(names: Sequence[str], args: argparse.Namespace, reference: Path, threads: int) -> list[Run]:
-    """All rounds; the aligners take turns, so that a slow minute of the machine does not meet one of them alone."""
-    costs: dict[str, list[Cost]] = {name: [] for name in names}
+def run_all(names: Sequence[str], args: argparse.Namespace, reference: Path) -> list[Run]:
+    """All rounds; runs take turns, so that a slow minute of the machine does not meet one kind of them alone."""
+    costs: dict[tuple[int, str], list[Cost]] = {(threads, name): [] for threads in args.threads for name in names}
     for _ in range(args.repeats):
-        for name in names:
-            if name not in costs:
-                continue
+        for threads, name in list(costs):
             try:
-                costs[name].append(run_once(name, args, reference, threads, bam_of(args, name)))
+                cost = run_once(name, args, reference, threads, bam_of(args, name, threads))
+                costs[threads, name].append(cost)
             except StepFailed as failure:
                 if name not in PEERS:
                     raise
                 print(f"left out {name}, {threads} threads: {failure}", file=sys.stderr)
-                del costs[name]
+                del costs[threads, name]
     runs = []
-    for name in costs:
-        median = sorted(costs[name], key=lambda cost: cost.cpu_seconds)[(args.repeats - 1) // 2]
-        bam = bam_of(args, name)
-        runs.append(Run(name, threads, median, bam.stat().st_size, read_answer(bam), costs[name]))
+    for (threads, name), taken in costs.items():
+        median = sorted(taken, key=lambda cost: cost.cpu_seconds)[(args.repeats - 1) // 2]
+        bam = bam_of(args, name, threads)
+        runs.append(Run(name, threads, median, bam.stat().st_size, read_answer(bam), taken))
     return runs
 
 
-def bam_of(args: argparse.Namespace, name: str) -> Path:
-    return Path(args.work / f"{name}.bam")
+def bam_of(args: argparse.Namespace, name: str, threads: int) -> Path:
+    return Path(args.work / f"{name}.{threads}.bam")
+
+
+def scaling(runs: Sequence[Run]) -> list[str]:
+    """How much less wall time an aligner takes with more threads than with the fewest, a line each."""
+    lines = []
+    for run in runs:
+        fewest = min((one for one in runs if one.name == run.name), key=lambda one: one.threads)
+        if run.threads > fewest.threads:
+            ratios = [one.wall_seconds / more.wall_seconds for one, more in zip(fewest.costs, run.costs)]
+            each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+            lines.append(
+                f"{run.name}: {run.threads} threads are {statistics.median(ratios):.2f} times as fast as"
+                f" {fewest.threads} (rounds: {each})"
+            )
+    return lines
 
 
 def faults(runs: Sequence[Run], n_reads: int, names: int, floor: float, tolerance: float) -> list[str]:
@@ -376,7 +391,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             peers.append(name)
     reference = prepare(args, peers)
-    runs = [run for threads in args.threads for run in run_all([*peers, "megabolt"], args, reference, threads)]
+    runs = run_all([*peers, "megabolt"], args, reference)
     found = versions(sorted({program for name in peers for program in PEERS[name].programs}))
     print(f"{processor()}; " + ", ".join(f"{program} {version}" for program, version in found.items()))
     n_reads, names = reads_of(args.fastqs)
@@ -385,7 +400,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("no ratio:", "; ".join(wrong), file=sys.stderr)
         return 1
     n_templates = n_reads // len(args.fastqs)
-    print(table(runs, n_templates, n_reads))
+    print("\n".join([table(runs, n_templates, n_reads), *scaling(runs)]))
     if args.json:
         write_json(args.json, runs, found, n_templates, n_reads)
     return 0

@@ -191,3 +191,14 @@ def test_fastq_names(script: dict[str, Any], tmp_path: Path) -> None:
     both = script["reads_of"]([tmp_path / "R1.fq.gz", tmp_path / "R2.fq.gz"])
     assert both == script["name_sum"]((name, mate) for name in "ab" for mate in (1, 2))
     assert script["reads_of"]([tmp_path / "R1.fq.gz"]) == script["name_sum"]((name, 0) for name in "ab")
+
+
+def test_what_threads_gain_is_taken_within_rounds(script: dict[str, Any], tmp_path: Path) -> None:
+    one = run_of(script, write_bam(tmp_path / "a.bam", pairs("r1", "r2")))
+    cost = type(one.cost)
+    one.costs = [cost(10.0, wall) for wall in (10.0, 20.0, 12.0)]
+    two = script["Run"](**{**vars(one), "threads": 2, "costs": [cost(10.0, wall) for wall in (5.0, 11.0, 6.5)]})
+    assert script["scaling"]([one, two]) == [
+        "megabolt: 2 threads are 1.85 times as fast as 1 (rounds: 2.00, 1.82, 1.85)"
+    ]
+    assert script["scaling"]([one]) == []
