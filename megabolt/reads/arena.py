@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory for packed records: a reserved range of addresses, handed out in slabs and given back to the system.
+"""Memory for packed records: a reserved range of addresses, handed out in slabs.
 
-Fresh memory costs more than what is written into it (a page fault per 4 kB), so the arena asks for huge pages
-and `BufferPool` keeps large buffers for the next user.
+Fresh memory costs more than what is written into it (a page fault per 4 kB), so the arena asks for huge pages,
+hands out first what was used before, and `BufferPool` keeps large buffers for the next user.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import mmap
 import sys
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,45 +54,56 @@ class Arena:
     ----------
     budget
         Bytes that slabs may take in all, at least one slab.
+    slab_bytes
+        Bytes of a slab: a multiple of the system's page.
+
+    Attributes
+    ----------
+    data
+        uint8: the range, with PADDING behind.
+    free
+        int64 [n_slabs]: a stack of the starts of free slabs, for kernels; the next to go is free[n_free[0] - 1].
+    n_free
+        int64 [1].
     """
 
-    def __init__(self, budget: int) -> None:
-        self.n_slabs = max(1, budget // SLAB_BYTES)
-        self._area, self.data = reserve(self.n_slabs * SLAB_BYTES + PADDING)
-        self._next = 0
-        self._free: list[int] = []
+    def __init__(self, budget: int, slab_bytes: int = SLAB_BYTES) -> None:
+        self.slab_bytes = slab_bytes
+        self.n_slabs = max(1, budget // slab_bytes)
+        self._area, self.data = reserve(self.n_slabs * slab_bytes + PADDING)
+        self.free = np.arange(self.n_slabs - 1, -1, -1, dtype=np.int64) * slab_bytes
+        self.n_free = np.array([self.n_slabs], np.int64)
 
     @property
     def used(self) -> int:
         """Bytes in slabs that are taken."""
-        return (self._next - len(self._free)) * SLAB_BYTES
+        return (self.n_slabs - int(self.n_free[0])) * self.slab_bytes
 
     def take(self) -> int | None:
         """Start of a slab in `data`, or None when the budget is spent."""
-        if self._free:
-            return self._free.pop()
-        if self._next == self.n_slabs:
+        if self.n_free[0] == 0:
             return None
-        self._next += 1
-        return (self._next - 1) * SLAB_BYTES
+        self.n_free[0] -= 1
+        return int(self.free[self.n_free[0]])
 
-    def release(self, starts: list[int]) -> None:
-        """Take slabs back; their memory goes to the system."""
-        self._free.extend(starts)
-        if hasattr(mmap, "MADV_DONTNEED"):
-            for first, last in _runs(sorted(starts)):
+    def release(self, starts: Sequence[int], *, to_system: bool = False) -> None:
+        """Take slabs back: for the next user, or their memory goes to the system."""
+        n = int(self.n_free[0])
+        self.free[n : n + len(starts)] = starts
+        self.n_free[0] = n + len(starts)
+        if to_system and hasattr(mmap, "MADV_DONTNEED"):
+            for first, last in self._runs(sorted(starts)):
                 self._area.madvise(mmap.MADV_DONTNEED, first, last - first)
 
-
-def _runs(starts: list[int]) -> list[tuple[int, int]]:
-    """Adjacent slabs joined."""
-    runs: list[tuple[int, int]] = []
-    for start in starts:
-        if runs and runs[-1][1] == start:
-            runs[-1] = (runs[-1][0], start + SLAB_BYTES)
-        else:
-            runs.append((start, start + SLAB_BYTES))
-    return runs
+    def _runs(self, starts: list[int]) -> list[tuple[int, int]]:
+        """Adjacent slabs joined."""
+        runs: list[tuple[int, int]] = []
+        for start in starts:
+            if runs and runs[-1][1] == start:
+                runs[-1] = (runs[-1][0], start + self.slab_bytes)
+            else:
+                runs.append((start, start + self.slab_bytes))
+        return runs
 
 
 class BufferPool:

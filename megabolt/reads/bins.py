@@ -4,135 +4,100 @@
 In: a `RecordChunk` per batch, in any order and from any thread. Out: coordinate-sorted `RecordBlock`s with
 duplicates flagged. Next: the BAM writer and the caller.
 
-A bin is 1 Mb (2^20) of one contig, or a run of whole contigs that together are no longer. A record is stored behind
-its sort key::
+A bin is 1 Mb (2^20) of one contig, or a run of whole contigs that together are no longer. Records near an inner edge
+are stored in both bins: a block holds the neighbours' records within HALO bases, and the caller never needs two blocks.
 
-    63            41 40      39                                   0
-    | place + HALO | reverse | ordinal of the record in the input |      place: in the bin, 0-based
+Records lie in slabs of an arena that takes what the budget allows. When it is full, the fullest bins' slabs are sorted
+and go to scratch; so a bin's data are sorted runs and a rest, and nothing depends on the budget but the way there.
 
-so keys are distinct and the sorted order depends on nothing but the input. A pair has 32 ordinals, 16 for the records
-of each mate: 40 bits are enough for 3.4e10 pairs, twenty times what a genome of 3 billion reads has.
-
-Records near an inner edge are stored in both bins: a block holds the neighbours' records within HALO bases, and the
-caller never needs two blocks.
+Threads: `add` finds room for a chunk's records under a lock and copies them without it. Each such turn has a ticket;
+a full slab goes to scratch when no turn is at work whose ticket is as old as the slab's closing. A thread that finds
+no room ends its turn first, so that nobody waits for one who waits.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.align.record import NO_END, RECORDS_PER_READ, UNPLACED, RecordChunk
-from megabolt.compute.bits import load_u32, load_u64, prefetch, store_u64
-from megabolt.compute.jit import inline, kernel
+from megabolt.align.record import NO_END, UNPLACED, RecordChunk
 from megabolt.errors import InternalError, ResourceError
 from megabolt.formats.bam import RecordBlock
-from megabolt.reads.arena import SLAB_BYTES, Arena, BufferPool
+from megabolt.reads.arena import BufferPool
+from megabolt.reads.bin_contents import BinContents, Slab, spans_of
+from megabolt.reads.bin_kernels import (
+    BIN_BASES,
+    CURSOR,
+    HALO,
+    N_BYTES,
+    N_TOTAL,
+    NO_TAG,
+    PLACE_SHIFT,
+    START,
+    TAG_ALL,
+    TAG_BYTES,
+    TAG_OPTICAL,
+    assign,
+    gather,
+    list_records,
+    select,
+    store,
+    weigh,
+)
+from megabolt.reads.bin_layout import BinBlock, BinLayout, Part, Region, slice_block
 from megabolt.reads.mark_duplicates import LIBRARY_SHIFT, mark_duplicates
+from megabolt.reads.scratch import SpillFile
+
+__all__ = [
+    "BIN_BASES",
+    "FLAG_DUPLICATES",
+    "HALO",
+    "NO_TAG",
+    "TAG_ALL",
+    "TAG_OPTICAL",
+    "BinBlock",
+    "BinLayout",
+    "BinStore",
+    "Finish",
+    "Part",
+    "Region",
+    "slice_block",
+]
 
 U = np.uint64
-#: A bin at 30x is 200,000 reads and 70 MB: its keys sort in a core's cache, and its block, which comes on top of
-#: the bins, costs little even when every thread holds one.
-BIN_SHIFT = 20
-BIN_BASES = 1 << BIN_SHIFT
-#: Bases around a bin whose records its block holds as well: the caller's margin plus the span of a read.
-HALO = 4096
-_PLACE_SHIFT = 41
-_ORDINAL_BITS = 40
-_ORDINALS_PER_PAIR = 2 * RECORDS_PER_READ
+#: Of the ordinals of pairs from FASTQ: 32 for a pair.
+PAIR_SHIFT = 5
+#: A block, or what is spilled at once, takes at most this part of the budget.
+_BLOCK_SHARE = 4
+_RUN_SHARE = 32
+_MAX_RUN_BYTES = 1 << 26
+_KEY_END = 1 << 63
+_MAX_CELLS = 1 << 20
 
 
 @dataclass(frozen=True)
-class Region:
-    """A piece of a contig and the place of its first base in its bin."""
-
-    contig: int
-    start: int
-    stop: int
-    place: int
-
-
-class BinLayout:
-    """How contigs are cut and packed into bins; bin `n_bins` holds the unplaced reads."""
-
-    def __init__(self, contig_lengths: Sequence[int]) -> None:
-        self.first_bin = np.zeros(len(contig_lengths), np.int64)
-        self.last_bin = np.zeros(len(contig_lengths), np.int64)
-        self.place = np.zeros(len(contig_lengths), np.int64)
-        self.regions: list[list[Region]] = []
-        room = 0  # in the last bin
-        for contig, length in enumerate(contig_lengths):
-            if length <= room:
-                self._append(contig, 0, length, BIN_BASES - room)
-                room -= length
-                continue
-            for start in range(0, max(length, 1), BIN_BASES):
-                stop = min(start + BIN_BASES, length)
-                self.regions.append([])
-                self._append(contig, start, stop, 0)
-            room = BIN_BASES - length if length < BIN_BASES else 0
-
-    def _append(self, contig: int, start: int, stop: int, place: int) -> None:
-        k = len(self.regions) - 1
-        self.regions[k].append(Region(contig, start, stop, place))
-        if start == 0:
-            self.first_bin[contig] = k
-            self.place[contig] = place
-        self.last_bin[contig] = k
-
-    @property
-    def n_bins(self) -> int:
-        """Bins with a place in the genome."""
-        return len(self.regions)
-
-
-@dataclass(frozen=True)
-class BinBlock:
-    """The sorted records of a bin and of its halo.
+class Finish:
+    """What becomes of duplicates in sorted blocks.
 
     Attributes
     ----------
-    records
-        The bin's records in the middle, its neighbours' within HALO before and behind.
-    place
-        int64 [n]: place in the bin of each record; negative before the bin.
-    first, last
-        The bin's own records are first <= i < last.
+    remove
+        They are left out: all records of a duplicate template.
+    tagging
+        NO_TAG; TAG_OPTICAL: optical ones get the tag DT:Z:SQ; TAG_ALL: the others DT:Z:LB (Picard's TAGGING_POLICY).
     """
 
-    records: RecordBlock
-    place: NDArray[np.int64]
-    first: int
-    last: int
-
-    def own(self) -> RecordBlock:
-        """What belongs into the BAM: each record is in one bin's own part."""
-        return slice_block(self.records, self.first, self.last)
-
-    def around(self, region: Region, start: int, stop: int) -> RecordBlock:
-        """Records of a region's contig that start in [start - HALO, stop + HALO).
-
-        start, stop: inside the region.
-        """
-        low = region.place + start - region.start - HALO
-        high = region.place + stop - region.start + HALO
-        if region.place > 0:  # packed contigs: the neighbours are other contigs
-            low = max(low, region.place)
-        if region.start == 0 and region.stop - region.start < BIN_BASES:
-            high = min(high, region.place + region.stop - region.start)
-        first, last = np.searchsorted(self.place, [low, high])
-        return slice_block(self.records, int(first), int(last))
+    remove: bool = False
+    tagging: int = NO_TAG
 
 
-def slice_block(block: RecordBlock, first: int, last: int) -> RecordBlock:
-    """Records first <= i < last, without copying them."""
-    base = int(block.offsets[first])
-    return RecordBlock(data=block.data[base:], offsets=block.offsets[first : last + 1] - base)
+FLAG_DUPLICATES = Finish()
 
 
 @dataclass
@@ -150,25 +115,57 @@ class BinStore:
     contig_lengths
         Of the reference, in its order.
     budget
-        Bytes that records and signatures may take.
+        Bytes that records in memory may take: unsorted ones, blocks at work (see `seal`), buffers.
+    scratch
+        Opens a file for the records that do not fit; None: they must fit.
+    ordinal_shift
+        Bits of an ordinal below the number of its template: 5 for pairs from FASTQ, 0 where each record has a number.
+    contig_names
+        For messages.
+
+    Attributes
+    ----------
+    duplicate, optical
+        To be set before blocks are asked for: uint8, a bit per template (bit t & 7 of byte t >> 3); empty: none is.
     """
 
-    def __init__(self, contig_lengths: Sequence[int], budget: int) -> None:
+    def __init__(
+        self,
+        contig_lengths: Sequence[int],
+        budget: int,
+        scratch: Callable[[], SpillFile] | None = None,
+        *,
+        ordinal_shift: int = PAIR_SHIFT,
+        contig_names: Sequence[str] = (),
+    ) -> None:
         self.layout = BinLayout(contig_lengths)
         self.budget = budget
         self.n_pairs = 0
-        self._arena = Arena(budget)
-        self._lock = threading.Lock()
-        n = self.layout.n_bins + 1
-        self._cursor = np.zeros(n, np.int64)  # next free byte in the bin's open slab
-        self._limit = np.zeros(n, np.int64)  # end of the open slab
-        self._slabs: list[list[int]] = [[] for _ in range(n)]
-        self._ends: list[list[int]] = [[] for _ in range(n)]  # end of the content of each closed slab
-        self._counts = np.zeros(n, np.int64)
-        self._bytes = np.zeros(n, np.int64)
-        self._signatures: list[_Signatures] = []
-        self._signature_bytes = 0
         self.duplicate: NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self.optical: NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self._shift, self._names = ordinal_shift, contig_names
+        self._contents = BinContents(self.layout.n_bins + 1, budget, scratch)
+        self._n_templates = 0
+        self._changed = threading.Condition()  # guards all below and the contents
+        self._active: set[int] = set()  # tickets of the turns at work
+        self._ticket = 0
+        self._spilling = 0
+        self._sealed = False
+        self._parts: list[list[Part]] | None = None
+        self._parts_left = np.ones(self.layout.n_bins + 1, np.int64)
+        self._signatures: list[_Signatures] = []
+
+    @property
+    def used(self) -> int:
+        """Bytes of memory held."""
+        return self._contents.arena.used
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Bytes in scratch, compressed."""
+        return self._contents.spilled_bytes
+
+    # --- filling ---
 
     def add(self, chunk: RecordChunk, library: int = 0) -> None:
         """Copy a chunk's records into the bins.
@@ -181,76 +178,364 @@ class BinStore:
         Raises
         ------
         ResourceError
-            The records do not fit the budget.
+            The records do not fit the budget, and there is no scratch; or one is too long for any bin.
+        OutputError
+            Scratch cannot be written.
         """
+        self._check(chunk)
         signature = chunk.signature[: chunk.n_pairs].copy()
         mapped = signature[:, 0] != NO_END
         signature[mapped, 0] |= U(library) << U(LIBRARY_SHIFT)
         quality_sum = chunk.quality_sum[: chunk.n_pairs].copy()
+        with self._changed:
+            self._signatures.append(_Signatures(chunk.first_pair, signature, quality_sum))
+        self._add_records(chunk)
+
+    def _check(self, chunk: RecordChunk) -> None:
+        if self._sealed:
+            raise InternalError("records come after the last")
+        sizes = np.diff(chunk.offsets[: chunk.n_records + 1])
+        longest, limit = int(sizes.max(initial=0)), self._contents.arena.slab_bytes - 8
+        if longest > limit:
+            raise ResourceError(
+                f"a record of {longest:,} bytes is too long to be sorted: at most {limit:,} are possible",
+                "megabolt is made for short reads; a larger --memory may help.",
+            )
+
+    def _add_records(self, chunk: RecordChunk) -> None:
         # [0]: addresses, [1]: keys; of the bin's own copy, and of that for the neighbour's halo (or -1)
         own = np.empty((2, chunk.n_records), np.int64)
         halo = np.empty((2, chunk.n_records), np.int64)
-        with self._lock:
-            self._assign(chunk, own, halo)
-            self._signatures.append(_Signatures(chunk.first_pair, signature, quality_sum))
-            self._signature_bytes += signature.nbytes + quality_sum.nbytes + 12 * chunk.n_pairs
-            self.n_pairs += chunk.n_pairs
-        _store(chunk.data, chunk.offsets, own, halo, self._arena.data)  # the long part, side by side
-
-    def _assign(self, chunk: RecordChunk, own: NDArray[np.int64], halo: NDArray[np.int64]) -> None:
-        status = np.zeros(1, np.int64)
         done = 0
-        while True:
-            done = _assign(
-                chunk.offsets,
-                chunk.key,
-                chunk.ordinal,
-                done,
-                chunk.n_records,
-                _ORDINALS_PER_PAIR * chunk.first_pair,
-                self.layout.first_bin,
-                self.layout.last_bin,
-                self.layout.place,
-                self.layout.n_bins,
-                UNPLACED,
-                self._cursor,
-                self._limit,
-                self._counts,
-                self._bytes,
-                own,
-                halo,
-                status,
-            )
-            if done == chunk.n_records:
-                return
-            self._open_slab(int(status[0]), int(np.diff(chunk.offsets[done : done + 2])[0]))
+        while done < chunk.n_records:
+            begin = done
+            with self._changed:
+                self._ticket += 1
+                ticket = self._ticket
+                self._active.add(ticket)
+                done = self._assign(chunk, begin, own, halo, ticket)
+            try:  # the long part, side by side
+                store(chunk.data, chunk.offsets, begin, done, own, halo, self._contents.arena.data)
+            finally:
+                with self._changed:
+                    self._active.remove(ticket)
+                    self._changed.notify_all()
+            if done < chunk.n_records:
+                self._make_room()
+        with self._changed:
+            self.n_pairs += chunk.n_pairs
+            if chunk.n_records:
+                last = (chunk.first_pair << self._shift) + int(chunk.ordinal[chunk.n_records - 1])
+                self._n_templates = max(self._n_templates, (last >> self._shift) + 1)
 
-    def _open_slab(self, k: int, record_bytes: int) -> None:
-        if record_bytes + 8 > SLAB_BYTES:
-            raise InternalError(f"a record of {record_bytes} bytes is longer than a slab of {SLAB_BYTES}")
-        start = None
-        if self._arena.used + self._signature_bytes < self.budget:
-            start = self._arena.take()
-        if start is None:
-            raise ResourceError(
-                f"the records of the first {self.n_pairs:,} read pairs or single reads fill the"
-                f" {self.budget / 1e9:.2f} GB of memory that this job has for them",
-                f"Give more with --memory: a million pairs like these take {self._bytes_per_pair() / 1e3:.2f} GB,"
-                " besides the reference's index.",
-            )
-        if self._slabs[k]:
-            self._ends[k].append(int(self._cursor[k]))
-        self._slabs[k].append(start)
-        self._cursor[k] = start
-        self._limit[k] = start + SLAB_BYTES
+    def _assign(
+        self, chunk: RecordChunk, begin: int, own: NDArray[np.int64], halo: NDArray[np.int64], ticket: int
+    ) -> int:
+        contents, layout = self._contents, self.layout
+        arena = contents.arena
+        closed, n_closed = np.empty((int(arena.n_free[0]), 4), np.int64), np.zeros(1, np.int64)
+        done: int = assign(
+            chunk.offsets,
+            chunk.key,
+            chunk.ordinal,
+            begin,
+            chunk.n_records,
+            chunk.first_pair << self._shift,
+            layout.first_bin,
+            layout.last_bin,
+            layout.place,
+            layout.n_bins,
+            UNPLACED,
+            contents.table,
+            arena.free,
+            arena.n_free,
+            arena.slab_bytes,
+            closed,
+            n_closed,
+            own,
+            halo,
+        )
+        for k, start, stop, n in closed[: n_closed[0]].tolist():
+            contents.close(k, Slab(start, stop, n, ticket))
+        return done
 
-    def _bytes_per_pair(self) -> float:
-        return (self._arena.used + self._signature_bytes) / max(1, self.n_pairs)
+    # --- making room ---
 
-    @property
-    def used(self) -> int:
-        """Bytes held."""
-        return self._arena.used + self._signature_bytes
+    def _make_room(self) -> None:
+        """Bring slabs to scratch until one is free; by this thread, unless others have done it meanwhile."""
+        contents = self._contents
+        with self._changed:
+            if not contents.can_spill:
+                raise self._full()
+            while True:
+                if contents.arena.n_free[0]:
+                    return
+                runs = self._choose()
+                if runs:
+                    break
+                self._changed.wait()
+        self._spill(runs)
+
+    def _choose(self) -> list[tuple[int, list[Slab]]]:
+        """Slabs that nobody writes to, of the fullest bins; they are the caller's now."""
+        contents = self._contents
+        oldest = min(self._active, default=self._ticket + 1)
+        wanted = self._slabs_at_once()
+        runs = []
+        for k in np.argsort(-contents.n_closed).tolist():
+            if not contents.n_closed[k] or wanted <= 0:
+                break
+            n_safe = bisect_left(contents.closed[k], oldest, key=lambda slab: slab.ticket)
+            slabs = contents.take_closed(k, min(n_safe, wanted))
+            if slabs:
+                runs.append((k, slabs))
+                wanted -= len(slabs)
+        if runs or self._active or self._spilling:
+            return runs
+        return self._choose_open(wanted)
+
+    def _choose_open(self, wanted: int) -> list[tuple[int, list[Slab]]]:
+        """No slab is full: those that have most in them."""
+        contents = self._contents
+        filled = np.where(contents.table[:, START] >= 0, contents.table[:, CURSOR] - contents.table[:, START], 0)
+        runs = []
+        for k in np.argsort(-filled)[: max(1, wanted)].tolist():
+            if filled[k]:
+                contents.close_open(k)
+                runs.append((k, contents.take_closed(k, 1)))
+        if not runs:
+            raise self._full()
+        return runs
+
+    def _slabs_at_once(self) -> int:
+        arena = self._contents.arena
+        return max(1, min(arena.n_slabs // _RUN_SHARE, _MAX_RUN_BYTES // arena.slab_bytes))
+
+    def _spill(self, runs: list[tuple[int, list[Slab]]]) -> None:
+        contents = self._contents
+        with self._changed:
+            self._spilling += 1
+            file = contents.open_file()
+        try:
+            while runs:
+                k, slabs = runs[-1]
+                pieces = contents.write(slabs, file)
+                runs.pop()
+                with self._changed:
+                    contents.pieces[k] += pieces
+                    contents.arena.release([slab.start for slab in slabs], to_system=self._sealed)
+                    self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._spilling -= 1
+                for k, slabs in runs:
+                    contents.put_back(k, slabs)
+                self._changed.notify_all()
+
+    def _full(self) -> ResourceError:
+        per_pair = self.used / max(1, self.n_pairs)
+        return ResourceError(
+            f"the records of the first {self.n_pairs:,} read pairs or single reads fill the"
+            f" {self.budget / 1e9:.2f} GB of memory that this job has for them",
+            f"Give more with --memory: a million pairs like these take {per_pair / 1e3:.2f} GB,"
+            " besides the reference's index.",
+        )
+
+    def seal(self, room: int = 0, threads: int = 1) -> None:
+        """All records are in: leave `room` bytes of the budget to sorted blocks.
+
+        What is in the way goes to scratch, if there is one, the last bins first, as they are wanted last.
+        """
+        contents = self._contents
+        self._sealed = True
+        excess = contents.arena.used - (self.budget - room)
+        runs: list[tuple[int, list[Slab]]] = []
+        k = contents.n_bins
+        while contents.can_spill and excess > 0 and k > 0:
+            k -= 1
+            contents.close_open(k)
+            while excess > 0 and contents.n_closed[k]:
+                wanted = min(self._slabs_at_once(), -(-excess // contents.arena.slab_bytes))
+                slabs = contents.take_closed(k, wanted)
+                runs.append((k, slabs))
+                excess -= len(slabs) * contents.arena.slab_bytes
+        with ThreadPoolExecutor(threads) as pool:
+            for task in [pool.submit(self._spill, [run]) for run in runs]:
+                task.result()
+
+    # --- sorted blocks ---
+
+    def block_bytes(self, k: int) -> int:
+        """Memory of bin k's sorted block, halo included."""
+        return int(self._contents.table[k, N_BYTES])
+
+    def parts(self) -> list[Part]:
+        """All bins in order, the unplaced last; bins that exceed a quarter of the budget in parts.
+
+        Raises
+        ------
+        ResourceError
+            So many records begin at one place that they are more than that.
+        """
+        if self._parts is None:
+            self._parts = [self._parts_of(k) for k in range(self._contents.n_bins)]
+            self._parts_left[:] = [len(parts) for parts in self._parts]
+        return [part for parts in self._parts for part in parts]
+
+    def _whole(self, k: int) -> Part:
+        return Part(k, 0, BIN_BASES, 0, _KEY_END, self.block_bytes(k))
+
+    def _parts_of(self, k: int) -> list[Part]:
+        if self.block_bytes(k) <= self.budget // _BLOCK_SHARE:
+            return [self._whole(k)]
+        placed = k < self.layout.n_bins
+        halo, shift = HALO, PLACE_SHIFT
+        if not placed:  # cut by ordinal
+            halo, shift = 0, max(0, (self._n_templates << self._shift).bit_length() - _MAX_CELLS.bit_length() + 1)
+        n_cells = BIN_BASES + 2 * HALO if placed else _MAX_CELLS
+        weights = np.zeros(n_cells, np.int64)
+        for data, start, stop in self._contents.buffers(k, 0, _KEY_END):
+            weigh(data, start, stop, shift, weights)
+        total = np.concatenate([[0], np.cumsum(weights)])  # weight of the cells before each
+        parts = []
+        cell, last = 0, n_cells - 2 * halo
+        while cell < last:
+            high = int(np.searchsorted(total, total[cell] + self.budget // _BLOCK_SHARE, side="right")) - 1
+            stop = min(high - 2 * halo, last)
+            if stop <= cell:
+                raise self._too_deep(k, cell, int(total[cell + 1 + 2 * halo] - total[cell]))
+            n_bytes = int(total[stop + 2 * halo] - total[cell])
+            places = (cell, stop) if placed else (0, BIN_BASES)
+            parts.append(Part(k, *places, cell << shift, (stop + 2 * halo) << shift, n_bytes))
+            cell = stop
+        return parts
+
+    def _too_deep(self, k: int, place: int, n_bytes: int) -> ResourceError:
+        where = "among the unplaced reads"
+        if k < self.layout.n_bins:
+            region = max((r for r in self.layout.regions[k] if r.place <= place), key=lambda r: r.place)
+            name = self._names[region.contig] if self._names else f"contig {region.contig + 1}"
+            where = f"around {name}:{region.start + place - region.place + 1:,}"
+        return ResourceError(
+            f"the reads {where} take {n_bytes / 1e6:,.0f} MB, more than a quarter of the"
+            f" {self.budget / 1e6:,.0f} MB of memory that this job has for records",
+            f"Give {(4 * n_bytes - self.budget) / 1e6 + 1:,.0f} MB more with --memory.",
+        )
+
+    def sorted_part(self, part: Part, pool: BufferPool, *, finish: Finish = FLAG_DUPLICATES) -> BinBlock:
+        """The sorted records of a part of `parts()`; the bin is freed with its last part.
+
+        The block's `records.data` comes from the pool: give it back with `BufferPool.give_back`. Safe for threads.
+        """
+        block = self._sort(part, pool, finish)
+        with self._changed:
+            self._parts_left[part.bin] -= 1
+            if self._parts_left[part.bin] == 0:
+                self._contents.free(part.bin)
+        return block
+
+    def sorted_block(self, k: int, pool: BufferPool, *, finish: Finish = FLAG_DUPLICATES) -> BinBlock:
+        """As `sorted_part`, of the whole bin k (`layout.n_bins`: the unplaced), however large it is."""
+        block = self._sort(self._whole(k), pool, finish)
+        with self._changed:
+            self._contents.free(k)
+        return block
+
+    def blocks_of(self, k: int, pool: BufferPool, *, finish: Finish = FLAG_DUPLICATES) -> Iterator[BinBlock]:
+        """The blocks of bin k's parts, in order."""
+        for part in self.parts():
+            if part.bin == k:
+                yield self.sorted_part(part, pool, finish=finish)
+
+    def _sort(self, part: Part, pool: BufferPool, finish: Finish) -> BinBlock:
+        self._check_flags()
+        data, spans, n, borrowed = self._collect(part, pool)
+        keys, sources = np.empty(n, np.uint64), np.empty(n, np.int64)
+        list_records(data, spans, keys, sources)
+        order = np.argsort(keys)
+        keys, sources = keys[order], sources[order]
+        records, keys = self._gather(data, sources, keys, finish, pool, part.n_bytes)
+        if borrowed:
+            pool.give_back(data)
+        if part.bin == self.layout.n_bins:
+            return BinBlock(records, np.zeros(len(keys), np.int64), 0, len(keys))
+        place = (keys >> U(PLACE_SHIFT)).astype(np.int64) - HALO
+        first, last = np.searchsorted(place, [part.start, part.stop])
+        return BinBlock(records, place, int(first), int(last))
+
+    def _check_flags(self) -> None:
+        for bits in (self.duplicate, self.optical):
+            if 0 < 8 * len(bits) < self._n_templates:
+                raise InternalError(f"flags of {8 * len(bits)} templates, records of {self._n_templates}")
+
+    def _collect(self, part: Part, pool: BufferPool) -> tuple[NDArray[np.uint8], NDArray[np.int64], int, bool]:
+        """Where the records of a part are: array, spans, their number, whether the array is from the pool."""
+        contents = self._contents
+        if part.low == 0 and part.high == _KEY_END and not contents.pieces[part.bin]:
+            slabs = contents.slabs(part.bin)
+            return contents.arena.data, spans_of(slabs), int(contents.table[part.bin, N_TOTAL]), False
+        buffer = pool.take(part.n_bytes)
+        filled = np.zeros(2, np.int64)
+        for data, start, stop in contents.buffers(part.bin, part.low, part.high):
+            select(data, start, stop, part.low, part.high, buffer, filled)
+        return buffer, np.array([[0, filled[0]]], np.int64), int(filled[1]), True
+
+    def _gather(
+        self,
+        data: NDArray[np.uint8],
+        sources: NDArray[np.int64],
+        keys: NDArray[np.uint64],
+        finish: Finish,
+        pool: BufferPool,
+        n_bytes: int,
+    ) -> tuple[RecordBlock, NDArray[np.uint64]]:
+        """The records in the order given, finished, and their keys."""
+        out = pool.take(n_bytes + (TAG_BYTES * len(keys) if finish.tagging else 0))
+        offsets = np.zeros(len(keys) + 1, np.int64)
+        n = gather(
+            data,
+            sources,
+            keys,
+            self._shift,
+            self.duplicate,
+            self.optical,
+            int(finish.remove),
+            finish.tagging,
+            out,
+            offsets,
+        )
+        return RecordBlock(out, offsets[: n + 1]), keys[:n]
+
+    def records_of(self, k: int) -> Iterator[RecordBlock]:
+        """Bin k's own records, unsorted, duplicates flagged, megabyte by megabyte; the bin keeps them.
+
+        A block is valid until the next is asked for. All records must be in. Safe for threads.
+        """
+        self._check_flags()
+        low, high = (
+            (HALO << PLACE_SHIFT, (HALO + BIN_BASES) << PLACE_SHIFT) if k < self.layout.n_bins else (0, _KEY_END)
+        )
+        room = self._contents.frame_bytes
+        pool, buffer = BufferPool(), np.empty(room, np.uint8)
+        filled = np.zeros(2, np.int64)
+        for data, start, stop in self._contents.buffers(k, low, high):
+            if filled[0] + stop - start > room:
+                yield from self._unsorted(buffer, filled, pool)
+                filled[:] = 0
+            select(data, start, stop, low, high, buffer, filled)
+        if filled[0]:
+            yield from self._unsorted(buffer, filled, pool)
+
+    def _unsorted(
+        self, buffer: NDArray[np.uint8], filled: NDArray[np.int64], pool: BufferPool
+    ) -> Iterator[RecordBlock]:
+        keys, sources = np.empty(filled[1], np.uint64), np.empty(filled[1], np.int64)
+        list_records(buffer, np.array([[0, filled[0]]], np.int64), keys, sources)
+        block, _ = self._gather(buffer, sources, keys, FLAG_DUPLICATES, pool, int(filled[0]))
+        yield block
+        pool.give_back(block.data)
+
+    # --- duplicates ---
 
     def resolve_duplicates(self, threads: int = 1) -> int:
         """Decide on all duplicates; call it once, when the last chunk is in. Returns how many pairs are."""
@@ -263,191 +548,6 @@ class BinStore:
         signature = np.concatenate([part.signature for part in parts] or [np.zeros((0, 2), np.uint64)])
         quality_sum = np.concatenate([part.quality_sum for part in parts] or [np.zeros(0, np.int32)])
         self._signatures.clear()
-        self._signature_bytes = self.n_pairs
-        self.duplicate = mark_duplicates(signature, quality_sum, threads=threads)
-        return int(self.duplicate.sum())
-
-    def block_bytes(self, k: int) -> int:
-        """Bytes of bin k's sorted block, halo included."""
-        return int(self._bytes[k])
-
-    def sorted_block(self, k: int, pool: BufferPool) -> BinBlock:
-        """The sorted records of bin k (`layout.n_bins`: the unplaced), duplicates flagged; frees the bin.
-
-        The block's `records.data` comes from the pool: give it back with `BufferPool.give_back`.
-        """
-        n = int(self._counts[k])
-        ends = [*self._ends[k], int(self._cursor[k])] if self._slabs[k] else []
-        slabs = np.array([self._slabs[k], ends], np.int64).reshape(2, -1)
-        keys, sources = np.empty(n, np.uint64), np.empty(n, np.int64)
-        _list_records(self._arena.data, slabs, keys, sources)
-        order = np.argsort(keys)
-        keys = keys[order]
-        data = pool.take(int(self._bytes[k]))
-        offsets = np.zeros(n + 1, np.int64)
-        pair_shift = _ORDINALS_PER_PAIR.bit_length() - 1
-        _gather(self._arena.data, sources[order], keys, pair_shift, self.duplicate, data, offsets)
-        with self._lock:
-            self._arena.release(self._slabs[k])
-            self._slabs[k] = []
-        if k == self.layout.n_bins:
-            return BinBlock(RecordBlock(data, offsets), np.zeros(n, np.int64), 0, n)
-        place = (keys >> U(_PLACE_SHIFT)).astype(np.int64) - HALO
-        first, last = np.searchsorted(place, [0, BIN_BASES])
-        return BinBlock(RecordBlock(data, offsets), place, int(first), int(last))
-
-
-# --- kernels ---
-
-
-@inline
-def _copy_record(source: Any, start: Any, size: Any, out: Any, p: Any) -> None:
-    """Copies exactly `size` bytes: what lies behind may be another thread's; the last blocks overlap."""
-    if size >= 64:
-        for t in range(0, size, 64):
-            shift = min(t, size - 64)
-            block = source[start + shift : start + shift + 64]
-            target = out[p + shift : p + shift + 64]
-            for k in range(64):
-                target[k] = block[k]
-    else:
-        for k in range(size):
-            out[np.uint64(p + k)] = source[np.uint64(start + k)]
-
-
-@kernel(
-    "int64(int64[::1], uint64[::1], int64[::1], int64, int64, int64, int64[::1], int64[::1], int64[::1], int64, uint64,"
-    " int64[::1], int64[::1], int64[::1], int64[::1], int64[:, ::1], int64[:, ::1], int64[::1])"
-)
-def _assign(
-    offsets: NDArray[np.int64],
-    record_key: NDArray[np.uint64],
-    record_ordinal: NDArray[np.int64],
-    begin: Any,
-    n_records: Any,
-    first_ordinal: Any,
-    first_bin: NDArray[np.int64],
-    last_bin: NDArray[np.int64],
-    contig_place: NDArray[np.int64],
-    unplaced_bin: Any,
-    unplaced: Any,
-    cursor: NDArray[np.int64],
-    limit: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    own: NDArray[np.int64],
-    halo: NDArray[np.int64],
-    status: NDArray[np.int64],
-) -> Any:
-    """Room for records in their bins; returns how far it came: status[0] is the bin that needs a slab."""
-    for i in range(begin, n_records):
-        need = offsets[i + 1] - offsets[i] + 8
-        ordinal = U(first_ordinal + record_ordinal[i])
-        key = record_key[i]
-        home = unplaced_bin
-        other = np.int64(-1)
-        place = np.int64(-HALO)
-        other_place = np.int64(0)
-        reverse = U(0)
-        if key != unplaced:
-            contig = key >> U(33)
-            start = np.int64((key >> U(1)) & U(0xFFFFFFFF)) - 1
-            reverse = key & U(1)
-            home = first_bin[contig] + (start >> BIN_SHIFT)
-            inside = start & (BIN_BASES - 1)
-            place = contig_place[contig] + inside
-            if inside < HALO and home > first_bin[contig]:
-                other = home - 1
-                other_place = BIN_BASES + inside
-            elif inside >= BIN_BASES - HALO and home < last_bin[contig]:
-                other = home + 1
-                other_place = inside - BIN_BASES
-        if cursor[home] + need > limit[home]:
-            status[0] = home
-            return i
-        if other >= 0 and cursor[other] + need > limit[other]:
-            status[0] = other
-            return i
-        low = (reverse << U(_ORDINAL_BITS)) | ordinal
-        own[0, i] = cursor[home]
-        own[1, i] = np.int64(low | (U(place + HALO) << U(_PLACE_SHIFT)))
-        cursor[home] += need
-        counts[home] += 1
-        sizes[home] += need - 8
-        halo[0, i] = -1
-        if other >= 0:
-            halo[0, i] = cursor[other]
-            halo[1, i] = np.int64(low | (U(other_place + HALO) << U(_PLACE_SHIFT)))
-            cursor[other] += need
-            counts[other] += 1
-            sizes[other] += need - 8
-    return n_records
-
-
-@kernel("void(uint8[::1], int64[::1], int64[:, ::1], int64[:, ::1], uint8[::1])")
-def _store(
-    data: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-    own: NDArray[np.int64],
-    halo: NDArray[np.int64],
-    arena: NDArray[np.uint8],
-) -> None:
-    """Write each record, behind its key, to the places it was given."""
-    for i in range(own.shape[1]):
-        size = offsets[i + 1] - offsets[i]
-        p = own[0, i]
-        store_u64(arena, p, U(own[1, i]))
-        _copy_record(data, offsets[i], size, arena, p + 8)
-        p = halo[0, i]
-        if p >= 0:
-            store_u64(arena, p, U(halo[1, i]))
-            _copy_record(data, offsets[i], size, arena, p + 8)
-
-
-@kernel("void(uint8[::1], int64[:, ::1], uint64[::1], int64[::1])")
-def _list_records(
-    arena: NDArray[np.uint8], slabs: NDArray[np.int64], keys: NDArray[np.uint64], sources: NDArray[np.int64]
-) -> None:
-    """Key and address of each record of a bin, slab by slab (row 0: starts, row 1: ends of content)."""
-    i = np.int64(0)
-    for s in range(slabs.shape[1]):
-        p = slabs[0, s]
-        while p < slabs[1, s]:
-            keys[np.uint64(i)] = load_u64(arena, p)
-            sources[np.uint64(i)] = p + 8
-            p += 12 + np.int64(load_u32(arena, p + 8))
-            i += 1
-
-
-@kernel("void(uint8[::1], int64[::1], uint64[::1], int64, uint8[::1], uint8[::1], int64[::1])")
-def _gather(
-    arena: NDArray[np.uint8],
-    sources: NDArray[np.int64],
-    keys: NDArray[np.uint64],
-    pair_shift: Any,
-    duplicate: NDArray[np.uint8],
-    out: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-) -> None:
-    """Records in the order of `sources`; mapped records of duplicates get the flag 0x400.
-
-    So do their supplementary records, as with Picard's MarkDuplicates on records in the order of names and
-    `samtools markdup -S`; on sorted records Picard, and samtools without -S, leave those alone.
-    """
-    n = len(sources)
-    p = np.int64(0)
-    for i in range(n):
-        if i + 12 < n:
-            ahead = sources[np.uint64(i + 12)]
-            for line in range(6):  # a record of a 150-base read
-                prefetch(arena, ahead + 64 * line)
-            pair_ahead = (keys[np.uint64(i + 12)] & U((1 << _ORDINAL_BITS) - 1)) >> U(pair_shift)
-            prefetch(duplicate, np.int64(pair_ahead))
-        source = sources[np.uint64(i)]
-        size = 4 + np.int64(load_u32(arena, source))
-        _copy_record(arena, source, size, out, p)
-        pair = (keys[np.uint64(i)] & U((1 << _ORDINAL_BITS) - 1)) >> U(pair_shift)
-        if duplicate[pair] != 0 and (out[np.uint64(p + 18)] & np.uint8(4)) == 0:
-            out[np.uint64(p + 19)] |= np.uint8(4)
-        p += size
-        offsets[np.uint64(i + 1)] = p
+        duplicate = mark_duplicates(signature, quality_sum, threads=threads)
+        self.duplicate = np.packbits(duplicate, bitorder="little")
+        return int(duplicate.sum())

@@ -5,15 +5,28 @@ from __future__ import annotations
 
 import struct
 import threading
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from megabolt.align.record import NO_END, RECORDS_PER_READ, UNPLACED, RecordChunk
-from megabolt.errors import InternalError, ResourceError
-from megabolt.reads.arena import SLAB_BYTES, Arena, BufferPool
-from megabolt.reads.bins import BIN_BASES, HALO, BinLayout, BinStore, Region, slice_block
+from megabolt.errors import InternalError, OutputError, ResourceError
+from megabolt.reads.arena import SLAB_BYTES, BufferPool
+from megabolt.reads.bins import (
+    BIN_BASES,
+    HALO,
+    TAG_ALL,
+    TAG_OPTICAL,
+    BinLayout,
+    BinStore,
+    Finish,
+    Region,
+    slice_block,
+)
+from megabolt.reads.scratch import SpillFile
 
 TENTH = BIN_BASES // 10
 CONTIGS = [2 * BIN_BASES + 1000, TENTH, 2 * TENTH, BIN_BASES, 7 * TENTH, 2 * TENTH, TENTH + 10]
@@ -161,8 +174,8 @@ def test_ordinals_of_the_largest_inputs_do_not_run_into_each_other() -> None:
     chunk.key[: chunk.n_records] = 7 << 1  # all at one place: the ordinal decides
     store, pool = BinStore(CONTIGS, 1 << 26), BufferPool()
     store.add(chunk)
-    store.duplicate = np.zeros(n, np.uint8)  # takes no memory until it is written
-    store.duplicate[n - 1] = 1
+    store.duplicate = np.zeros(n // 8 + 1, np.uint8)  # takes no memory until it is written
+    store.duplicate[(n - 1) >> 3] = 1 << ((n - 1) & 7)
     rows = parse(store.sorted_block(0, pool).own())
     assert [row[3] for row in rows] == sorted(row[3] for row in rows)
     assert len(rows) == chunk.n_records
@@ -177,7 +190,7 @@ def test_libraries_are_apart() -> None:
         chunk.signature[0] = [2000, 3000]
         store.add(chunk, library)
     assert store.resolve_duplicates() == 1
-    assert store.duplicate.tolist() == [0, 0, 1]
+    assert store.duplicate.tolist() == [0b100]
 
 
 def test_too_little_memory_says_how_much_is_needed() -> None:
@@ -201,21 +214,193 @@ def test_an_empty_store_has_empty_blocks() -> None:
     assert parse(store.sorted_block(store.layout.n_bins, pool).own()) == []
 
 
-def test_arena_hands_released_slabs_out_again() -> None:
-    arena = Arena(3 * SLAB_BYTES)
-    starts = [arena.take() for _ in range(4)]
-    assert starts == [0, SLAB_BYTES, 2 * SLAB_BYTES, None]
-    arena.data[:] = 1
-    arena.release([SLAB_BYTES, 0])
-    assert arena.used == SLAB_BYTES
-    assert {arena.take(), arena.take()} == {0, SLAB_BYTES}
-    assert arena.take() is None
+# --- beyond memory ---
+
+TINY = 1 << 20
 
 
-def test_pool_prefers_the_smallest_buffer_that_fits() -> None:
-    pool = BufferPool()
-    small, large = pool.take(1000), pool.take(100_000)
-    pool.give_back(large)
-    pool.give_back(small)
-    assert pool.take(900) is small
-    assert pool.take(900) is large
+def fill_tiny(chunks: list[RecordChunk], folder: Path, *, budget: int = TINY, n_threads: int = 3) -> BinStore:
+    """A store that holds a part of the records in memory, filled by several threads."""
+    store = BinStore(CONTIGS, budget, lambda: SpillFile(folder))
+    threads = [
+        threading.Thread(target=lambda part: [store.add(chunk) for chunk in part], args=(chunks[k::n_threads],))
+        for k in range(n_threads)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return store
+
+
+def many_chunks(n_pairs: int = 6000, per_chunk: int = 250) -> list[RecordChunk]:
+    """4 MB of records by default."""
+    rng = np.random.default_rng(11)
+    return [fake_chunk(rng, per_chunk, first) for first in range(0, n_pairs, per_chunk)]
+
+
+def sorted_rows(store: BinStore, finish: Finish | None = None) -> list[Any]:
+    """The own records of all parts."""
+    pool, found = BufferPool(), []
+    for part in store.parts():
+        block = store.sorted_part(part, pool, finish=finish or Finish())
+        found += parse(block.own())
+        pool.give_back(block.records.data)
+    return found
+
+
+@pytest.mark.parametrize(("budget", "room"), [(TINY, 0), (2 * TINY, TINY), (3 * TINY, 3 * TINY), (64 * TINY, 0)])
+def test_any_budget_gives_the_sorted_input(tmp_path: Path, budget: int, room: int) -> None:
+    chunks = many_chunks()
+    store = fill_tiny(chunks, tmp_path, budget=budget)
+    assert store.used <= budget
+    assert (store.spilled_bytes > 0) == (budget < 4 * TINY)
+    store.seal(room, threads=2)
+    assert store.used <= budget - room
+    parts = store.parts()
+    assert (len(parts) > store.layout.n_bins + 1) == (budget < 4 * TINY)
+    assert max(part.n_bytes for part in parts) <= budget // 4
+    assert sorted_rows(store) == all_records(chunks)
+    assert store.used == 0
+
+
+def test_parts_have_their_halos(tmp_path: Path) -> None:
+    chunks = many_chunks()
+    everything = all_records(chunks)
+    by_contig = {c: [row for row in everything if row[0] == c] for c in range(len(CONTIGS))}
+    store, pool, covered = fill_tiny(chunks, tmp_path), BufferPool(), Counter()
+    for part in store.parts():
+        block = store.sorted_part(part, pool)
+        for region, start, stop in part.stretches(store.layout):
+            covered[region.contig] += stop - start
+            expected = [row for row in by_contig[region.contig] if start - HALO <= row[1] < stop + HALO]
+            assert parse(block.around(region, start, stop)) == expected
+    assert [covered[c] for c in range(len(CONTIGS))] == CONTIGS
+
+
+def test_a_chunk_may_be_larger_than_the_budget(tmp_path: Path) -> None:
+    chunks = many_chunks(per_chunk=6000)
+    assert len(chunks) == 1
+    assert sorted_rows(fill_tiny(chunks, tmp_path)) == all_records(chunks)
+
+
+def test_blocks_of_a_bin_come_in_order(tmp_path: Path) -> None:
+    chunks, pool = many_chunks(), BufferPool()
+    store = fill_tiny(chunks, tmp_path)
+    n = store.layout.n_bins
+    found = [parse(block.own()) for k in range(n + 1) for block in store.blocks_of(k, pool)]
+    assert len(found) > n + 1
+    assert [row for rows in found for row in rows] == all_records(chunks)
+
+
+def test_records_of_bins_are_there_once_and_stay(tmp_path: Path) -> None:
+    chunks = many_chunks()
+    store = fill_tiny(chunks, tmp_path)
+    store.duplicate = np.full(1000, 0xFF, np.uint8)
+    for _ in range(2):
+        blocks = [parse(block) for k in range(store.layout.n_bins + 1) for block in store.records_of(k)]
+        rows = [row for block in blocks for row in block]
+        assert len(blocks) > 20
+        expected = Counter((*row[:2], row[2] | (0 if row[2] & 4 else 0x400), row[3]) for row in all_records(chunks))
+        assert Counter(row[:4] for row in rows) == expected
+    assert len(sorted_rows(store)) == len(rows)
+
+
+def test_scratch_that_fails_stops_every_thread(tmp_path: Path) -> None:
+    class Broken(SpillFile):
+        def append(self, buffer: Any) -> Any:
+            if self.n_bytes > 100_000:
+                raise OutputError("no room")
+            return super().append(buffer)
+
+    store = BinStore(CONTIGS, TINY, lambda: Broken(tmp_path))
+    errors = []
+
+    def work(chunks: list[RecordChunk]) -> None:
+        try:
+            for chunk in chunks:
+                store.add(chunk)
+        except OutputError as error:
+            errors.append(error.why)
+
+    chunks = many_chunks()
+    threads = [threading.Thread(target=work, args=(chunks[k::3],)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == ["no room"] * 3
+
+
+def test_too_many_reads_at_one_place_are_named(tmp_path: Path) -> None:
+    chunks = many_chunks()
+    for chunk in chunks:
+        chunk.key[: chunk.n_records] = 1 << 33 | 501 << 1  # contig 1, base 501
+    store = BinStore(CONTIGS, TINY, lambda: SpillFile(tmp_path), contig_names=["a", "b", *"cdefg"])
+    for chunk in chunks:
+        store.add(chunk)
+    with pytest.raises(
+        ResourceError, match=r"around b:1 take \d MB, more than a quarter of the 1 MB(.|\n)*Give 2\d MB"
+    ):
+        store.parts()
+
+
+def test_duplicates_can_be_left_out(tmp_path: Path) -> None:
+    chunks = many_chunks(2000)
+    store = fill_tiny(chunks, tmp_path)
+    copies = np.random.default_rng(3).random(2000) < 0.3
+    store.duplicate = np.packbits(copies, bitorder="little")
+    expected = [row for row in all_records(chunks) if not copies[row[3] // (2 * RECORDS_PER_READ)]]
+    assert sorted_rows(store, Finish(remove=True)) == expected
+
+
+def with_tags(record: bytes, tags: bytes) -> bytes:
+    return struct.pack("<I", len(record) - 4 + len(tags)) + record[4:] + tags
+
+
+def tagged_chunk(tags: list[bytes]) -> RecordChunk:
+    """Template i has one mapped record with tags[i] at its end."""
+    chunk, p = RecordChunk.allocate(len(tags), 700), 0
+    for i, tag in enumerate(tags):
+        record = with_tags(fake_record(0, 100 + i, 0, i, 0), tag)
+        chunk.data[p : p + len(record)] = np.frombuffer(record, np.uint8)
+        chunk.offsets[i], chunk.key[i], chunk.ordinal[i] = p, (101 + i) << 1, i
+        p += len(record)
+    chunk.offsets[len(tags)] = p
+    chunk.signature[:] = NO_END
+    chunk.n_pairs = chunk.n_records = len(tags)
+    return chunk
+
+
+BEFORE = b"NMC\x01XAZDT,5;\0XHH00\0XBBS\x02\0\0\0DTDTXfBI\x01\0\0\0aaaaXAAxXsS\x01\x02XiI\0\0\0\1XFBc\x03\0\0\0DTZ"
+
+
+@pytest.mark.parametrize("tagging", [TAG_OPTICAL, TAG_ALL])
+def test_duplicates_are_tagged_as_picard_does_it(tagging: int) -> None:
+    tags = [b"", BEFORE, BEFORE + b"DTZLB\0" + BEFORE, b"DTZSQ\0", b"", b"DTZold\0"]
+    store = BinStore(CONTIGS, TINY, ordinal_shift=0)
+    store.add(tagged_chunk(tags))
+    store.duplicate = np.packbits([1, 1, 1, 1, 0, 0], bitorder="little")
+    store.optical = np.packbits([0, 1, 1, 0, 0, 0], bitorder="little")
+    library = [b"DTZLB\0"] * 2 if tagging == TAG_ALL else [b"", b"DTZSQ\0"]
+    expected = [library[0], BEFORE + b"DTZSQ\0", 2 * BEFORE + b"DTZSQ\0", library[1], b"", b"DTZold\0"]
+    rows = parse(store.sorted_block(0, BufferPool(), finish=Finish(tagging=tagging)).own())
+    assert [row[4][38:] for row in rows] == expected
+    assert [bool(row[2] & 0x400) for row in rows] == [True] * 4 + [False] * 2
+
+
+def test_flags_must_reach_to_the_last_template() -> None:
+    store = BinStore(CONTIGS, 1 << 26)
+    store.add(fake_chunk(np.random.default_rng(1), 9, 0))
+    store.duplicate = np.zeros(1, np.uint8)
+    with pytest.raises(InternalError, match="flags of 8 templates, records of 9"):
+        store.sorted_block(0, BufferPool())
+
+
+def test_records_longer_than_a_slab_are_refused() -> None:
+    store, chunk = BinStore(CONTIGS, 1 << 28), tagged_chunk([b""])
+    chunk.offsets[1] = SLAB_BYTES - 8
+    store._check(chunk)
+    chunk.offsets[1] += 1
+    with pytest.raises(ResourceError, match="a record of 131,065 bytes is too long"):
+        store.add(chunk)
