@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt import __version__
 from megabolt.compute.bits import PADDING, U, load_i32, load_u16, load_u32
 from megabolt.compute.jit import kernel
 from megabolt.errors import InputFormatError
 from megabolt.formats.fasta import Contig
+from megabolt.formats.sam_header import all_lines, field_of, lines_of, program_chain
 
 _MAGIC = b"BAM\x01"
 _ADVICE = "The file is damaged: make it again, or copy it again and compare its checksum."
@@ -82,8 +82,9 @@ class BamHeader:
         *,
         command_line: str = "",
         sort_order: str = "coordinate",
+        earlier: str = "",
     ) -> BamHeader:
-        """The header of a new file: @HD, @SQ with M5, @RG, @PG.
+        """The header of a new file: @HD, @SQ with M5, @RG, @PG, @CO.
 
         Parameters
         ----------
@@ -95,17 +96,30 @@ class BamHeader:
             What the user typed; becomes CL of @PG.
         sort_order
             SO of @HD.
+        earlier
+            Header text of the file that the reads come from, if any: its @PG chain goes on, its @CO lines stay.
         """
-        lines = [f"@HD\tVN:1.6\tSO:{sort_order}"]
+        lines = [_first_line(sort_order)]
         for contig in contigs:
             m5 = f"\tM5:{contig.md5}" if contig.md5 else ""
             lines.append(f"@SQ\tSN:{contig.name}\tLN:{contig.length}{m5}")
         lines.extend(read_groups)
-        program = f"@PG\tID:megabolt\tPN:megabolt\tVN:{__version__}"
-        if command_line:
-            program += "\tCL:" + " ".join(command_line.split())
-        lines.append(program)
+        lines.extend(program_chain(earlier, command_line))
+        lines.extend(lines_of(earlier, "@CO"))
         return cls(tuple(contigs), "".join(line + "\n" for line in lines))
+
+    def continued(self, *, command_line: str = "", sort_order: str = "coordinate") -> BamHeader:
+        """This header for a file with the same records in another order: all lines stay, @PG gets one more.
+
+        Contigs that only the binary part names get an @SQ line: readers want both.
+        """
+        known = {field_of(line, "SN"): line for line in lines_of(self.text, "@SQ")}
+        lines = [_first_line(sort_order)]
+        lines += [known.get(one.name, f"@SQ\tSN:{one.name}\tLN:{one.length}") for one in self.contigs]
+        lines += [*lines_of(self.text, "@RG"), *program_chain(self.text, command_line)]
+        written = ("@HD", "@SQ", "@RG", "@PG")
+        lines += [line for line in all_lines(self.text) if line.split("\t", 1)[0] not in written]
+        return BamHeader(self.contigs, "".join(line + "\n" for line in lines))
 
     def encode(self) -> bytes:
         """The header as it stands in a BAM file, inflated."""
@@ -119,7 +133,7 @@ class BamHeader:
     @property
     def read_groups(self) -> tuple[str, ...]:
         """The @RG lines."""
-        return tuple(line for line in self.text.splitlines() if line.startswith("@RG\t"))
+        return tuple(lines_of(self.text, "@RG"))
 
 
 def decode_header(data: bytes, path: Path) -> tuple[BamHeader, int] | None:
@@ -151,6 +165,10 @@ def decode_header(data: bytes, path: Path) -> tuple[BamHeader, int] | None:
     md5 = _md5_of_text(text)
     contigs = tuple(Contig(name, length, md5.get(name, "")) for name, length in found)
     return BamHeader(contigs, text if not text or text.endswith("\n") else text + "\n"), place
+
+
+def _first_line(sort_order: str) -> str:
+    return f"@HD\tVN:1.6\tSO:{sort_order}"
 
 
 def _md5_of_text(text: str) -> dict[str, str]:

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pysam
 from pysam.utils import SamtoolsError
 
-from megabolt.errors import InputFormatError, OutputError
+from megabolt.errors import InputFormatError, OutputError, UsageError
 from megabolt.formats.fasta import Contig
 from megabolt.formats.inflate import InputStream
 
@@ -22,6 +24,10 @@ _END = {
     2: bytes.fromhex("0b000000ffffffff0fe0454f460000000001000001000606010001000100"),
     3: bytes.fromhex("0f000000ffffffff0fe0454f4600000000010005bdd94f0001000606010001000100ee63014b"),
 }
+#: Versions of the format that can be written.
+VERSIONS = ("3.0", "3.1")
+_RIGHT_FASTA = "Name the FASTA the reads were aligned to."
+_PIECE = 1 << 22  # bases looked at together
 _samtools = threading.Lock()
 
 
@@ -66,25 +72,58 @@ def decoded(path: Path, reference: Path, region: str = "", *, header_only: bool 
 
 
 def check_reference(fasta: Path, contigs: Sequence[Contig], shown: Path) -> None:
-    """Raise unless an indexed FASTA (called `shown` in messages) has all the contigs, in their lengths.
+    """Raise unless an indexed FASTA (called `shown` in messages) has all the contigs: lengths, and MD5 where known.
 
-    htslib writes a CRAM without reference where a contig is missing, and does not say so.
+    htslib writes a CRAM without reference where a contig is missing, and one that cannot be read with the true
+    reference where its sequence is another, and does not say so. Reads the whole FASTA: 10 s for a human genome.
     """
     rows = [line.split("\t") for line in Path(f"{fasta}.fai").read_text().splitlines()]
     lengths = {row[0]: int(row[1]) for row in rows}
     for contig in contigs:
         if lengths.get(contig.name) != contig.length:
             why = f"the reference has no contig {contig.name} of {contig.length} bases"
-            raise InputFormatError(shown, "", why, "Name the FASTA the reads were aligned to.")
+            raise InputFormatError(shown, "", why, _RIGHT_FASTA)
+    with pysam.FastaFile(str(fasta)) as file:
+        for contig in contigs:
+            if contig.md5 and _md5_of(file, contig) != contig.md5:
+                why = f"contig {contig.name} has another sequence than the one of the reads (M5 differs)"
+                raise InputFormatError(shown, "", why, _RIGHT_FASTA)
 
 
-def encode(bam: Path, fasta: Path, cram: Path, crai: Path, threads: int, shown: Path) -> None:
-    """Make a CRAM 3.0 and its index from a sorted BAM.
+def _md5_of(file: pysam.FastaFile, contig: Contig) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    for start in range(0, contig.length, _PIECE):
+        digest.update(file.fetch(contig.name, start, min(start + _PIECE, contig.length)).upper().encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class CramOptions:
+    """How to encode.
+
+    Attributes
+    ----------
+    version
+        "3.0", which everything reads, or "3.1": smaller, and unknown to older programs.
+    level
+        0 to 9; None: htslib's own choice.
+    """
+
+    version: str = "3.0"
+    level: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.version not in VERSIONS:
+            raise UsageError(f"CRAM {self.version} cannot be written", f"Choose {' or '.join(VERSIONS)}.")
+
+
+def encode(bam: Path, fasta: Path, cram: Path, crai: Path, threads: int, shown: Path, options: CramOptions) -> None:
+    """Make a CRAM and its index from a sorted BAM.
 
     Parameters
     ----------
     fasta
-        As `indexed_reference` gives it.
+        As `indexed_reference` gives it, and `check_reference` accepts it.
     shown
         The name for messages.
 
@@ -93,10 +132,12 @@ def encode(bam: Path, fasta: Path, cram: Path, crai: Path, threads: int, shown: 
     OutputError
         The disk is full, or the reference is not the one of the BAM.
     """
-    options = ["-C", "--output-fmt-option", "version=3.0", "-@", str(max(0, threads - 1))]
+    words = ["-C", "--output-fmt-option", f"version={options.version}", "-@", str(max(0, threads - 1))]
+    if options.level is not None:
+        words += ["--output-fmt-option", f"level={options.level}"]
     try:
         with _one_at_a_time():
-            pysam.view(*options, "-T", str(fasta), "-o", str(cram), str(bam), catch_stdout=False)
+            pysam.view(*words, "-T", str(fasta), "-o", str(cram), str(bam), catch_stdout=False)
             pysam.index("-o", str(crai), str(cram))
     except SamtoolsError as error:
         why = f"{shown} cannot be written as CRAM: {last_line(error)}"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from megabolt.errors import InternalError, OutputError
 
@@ -68,6 +68,12 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
             temporary.unlink()
 
 
+class Checksum(Protocol):
+    """What `WriteBehind` needs of a hash."""
+
+    def update(self, data: Any, /) -> None: ...
+
+
 class WriteBehind:
     """An open file whose bytes go to the disk while more are written: flushing it at the end takes no time.
 
@@ -77,10 +83,13 @@ class WriteBehind:
         The open file; it is closed with this object.
     step
         Bytes after which the disk is asked to take what it has not; one thread waits for the disk at a time.
+    checksum
+        Told all bytes, if given: `hashlib.md5()`, for instance.
     """
 
-    def __init__(self, file: BinaryIO, step: int = 16 << 20) -> None:
+    def __init__(self, file: BinaryIO, step: int = 16 << 20, checksum: Checksum | None = None) -> None:
         self._file = file
+        self._checksum = checksum
         self._step = step
         self._since = 0
         self._pool = ThreadPoolExecutor(1)
@@ -89,6 +98,8 @@ class WriteBehind:
     def write(self, data: Any) -> int:
         """Add bytes; raises OSError, also for earlier bytes that the disk refused."""
         n = self._file.write(data)
+        if self._checksum is not None:
+            self._checksum.update(data)
         self._since += n
         if self._since >= self._step and (self._flushing is None or self._flushing.done()):
             self._wait()

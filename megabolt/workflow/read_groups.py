@@ -14,24 +14,36 @@ from dataclasses import dataclass
 from megabolt.errors import UsageError
 
 _FIELDS = {"ID": "read_group", "SM": "sample", "LB": "library", "PL": "platform", "PU": "unit"}
-_VALUE = re.compile(r"[ -~]+")
+#: Further fields of the SAM specification (1.3); tags with a small letter are anybody's.
+_MORE = frozenset(("BC", "CN", "DS", "DT", "FO", "KS", "PG", "PI", "PM"))
+_OWN_TAG = re.compile(r"[A-Za-z][a-z]|[a-z][A-Za-z0-9]|[A-Z][a-z]")
+_VALUE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
 _HELP = r"Write it as bwa does: --read-group '@RG\tID:lane1\tLB:lib1\tPU:FLOWCELL.1'; SM is the sample."
 
 
 @dataclass(frozen=True)
 class ReadGroup:
-    """An @RG line; `unit` is the platform unit (flow cell and lane), empty if not known."""
+    """An @RG line.
+
+    Attributes
+    ----------
+    unit
+        The platform unit (flow cell and lane); empty if not known.
+    more
+        Further fields, "CN:centre", in the order they were given.
+    """
 
     read_group: str
     sample: str
     library: str
     platform: str = "ILLUMINA"
     unit: str = ""
+    more: tuple[str, ...] = ()
 
     def header_line(self) -> str:
-        """The @RG line without its newline; fields in the order ID SM LB PL PU."""
+        """The @RG line without its newline; fields in the order ID SM LB PL PU, then the further ones."""
         fields = [f"{tag}:{getattr(self, name)}" for tag, name in _FIELDS.items() if getattr(self, name)]
-        return "\t".join(["@RG", *fields])
+        return "\t".join(["@RG", *fields, *self.more])
 
 
 def read_groups(sample: str, texts: Sequence[str], n_lanes: int) -> tuple[ReadGroup, ...]:
@@ -72,16 +84,21 @@ def _parse(text: str, sample: str) -> ReadGroup:
     if fields[0] == "@RG":
         fields = fields[1:]
     values: dict[str, str] = {}
+    more: list[str] = []
     for field in fields:
         tag, colon, value = field.partition(":")
-        if not colon or tag not in _FIELDS or not _VALUE.fullmatch(value):
-            raise UsageError(f"'{field}' is not a field of a read group ({', '.join(_FIELDS)})", _HELP)
-        if _FIELDS[tag] in values:
+        known = tag in _FIELDS or tag in _MORE or _OWN_TAG.fullmatch(tag)
+        if not colon or not known or not _VALUE.fullmatch(value):
+            allowed = ", ".join([*_FIELDS, *sorted(_MORE)])
+            raise UsageError(f"'{field}' is not a field of a read group ({allowed})", _HELP)
+        if _FIELDS.get(tag, tag) in values:
             raise UsageError(f"read group '{text}' has {tag} twice", _HELP)
-        values[_FIELDS[tag]] = value
+        values[_FIELDS.get(tag, tag)] = value
+        if tag not in _FIELDS:
+            more.append(field)
     if "read_group" not in values:
         raise UsageError(f"read group '{text}' has no ID", _HELP)
     if values.setdefault("sample", sample) != sample:
         raise UsageError(f"read group '{text}' has SM:{values['sample']}, but --sample is {sample}", _HELP)
     values.setdefault("library", sample)
-    return ReadGroup(**values)
+    return ReadGroup(**{name: value for name, value in values.items() if name in _FIELDS.values()}, more=tuple(more))

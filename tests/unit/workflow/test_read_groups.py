@@ -21,6 +21,12 @@ def test_both_spellings_of_a_tab(text: str) -> None:
     assert group.header_line() == "@RG\tID:a\tSM:S\tLB:b\tPL:DNBSEQ\tPU:c.1"
 
 
+def test_all_fields_of_the_specification_are_kept_in_their_order() -> None:
+    more = "PI:350\tCN:Centre 1\tDS:größte: Probe\tDT:2026-01-02\tPM:X\tBC:ACGT-TT\tFO:*\tKS:A\tPG:p\txy:own"
+    (group,) = read_groups("S", [f"@RG\tID:a\t{more}\tLB:b"], 1)
+    assert group.header_line() == f"@RG\tID:a\tSM:S\tLB:b\tPL:ILLUMINA\t{more}"
+
+
 @pytest.mark.parametrize(
     ("texts", "n_lanes", "words"),
     [
@@ -28,6 +34,9 @@ def test_both_spellings_of_a_tab(text: str) -> None:
         (["@RG\\tID:a", "@RG\\tID:a"], 2, "two read groups have the ID a"),
         (["@RG\\tLB:a"], 1, "has no ID"),
         (["@RG\\tID:a\\tID:b"], 1, "has ID twice"),
+        (["@RG\\tID:a\\tCN:b\\tCN:c"], 1, "has CN twice"),
+        (["@RG\\tID:a\\tCN:"], 1, "'CN:' is not a field"),
+        (["@RG\\tID:a\\tDS:b\nc"], 1, "is not a field"),
         (["@RG\\tID:a\\tSM:T"], 1, "SM:T, but --sample is S"),
         (["@RG\\tID:a\\tXX:T"], 1, "'XX:T' is not a field"),
         (["lane1"], 1, "'lane1' is not a field"),
