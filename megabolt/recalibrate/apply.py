@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recalibrated qualities put into records.
+
+In: `RecordBlock`s, a `Recalibration`. Out: the same blocks with other qualities, or, with original qualities kept,
+blocks with the tag OQ. All records are changed, also unmapped ones and duplicates, as by GATK's ApplyBQSR; cycles and
+contexts are those of the whole read, soft clips included.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabolt.compute.bits import PADDING, U, load_i32, load_u16, store_u32
+from megabolt.compute.jit import callee, inline, kernel
+from megabolt.formats.bam_records import RecordBlock
+from megabolt.recalibrate.counts import check_groups
+from megabolt.recalibrate.options import N_QUALITIES, ApplyOptions
+from megabolt.recalibrate.quantize import quantize, static_levels
+from megabolt.recalibrate.read_groups import GroupMap
+from megabolt.recalibrate.table import Recalibration
+
+#: repeated from options.py: kernels may not take constants of other files
+_QUALITIES, _CONTEXTS, _NO_CONTEXT = 94, 17, 16
+_CODES = 0x4444444344424104
+#: Added to the sum of two table entries to index the list of final qualities.
+_ZERO = 256
+
+
+class Applier:
+    """Replaces qualities; may be used by several threads at once.
+
+    Parameters
+    ----------
+    recalibration
+        Fitted or read from a report.
+    groups
+        The read groups of the records.
+    options
+        Quantising and the like.
+
+    Notes
+    -----
+    Records without a read group, and those of a group that the table has no bases of, stay as they are.
+    """
+
+    def __init__(self, recalibration: Recalibration, groups: GroupMap, options: ApplyOptions | None = None) -> None:
+        self.groups = groups
+        self.options = options or ApplyOptions()
+        self._max_cycle = recalibration.counts.max_cycle
+        base = recalibration.base_quality[:, :, None]
+        self._cycle = np.ascontiguousarray(recalibration.cycle_quality, np.int16).reshape(-1)
+        self._context = np.ascontiguousarray(recalibration.context_quality - base, np.int16).reshape(-1)
+        self._final = _final_qualities(recalibration, self.options)
+        self._table_row = _table_rows(recalibration, groups)
+
+    def apply(self, block: RecordBlock, rows: NDArray[np.int32] | None = None) -> None:
+        """Replace the qualities of a block in place.
+
+        rows: int32 [n], row of each record as of `GroupMap.rows_of`, which is asked when it is not given.
+
+        Raises
+        ------
+        UsageError
+            A record of a read group that the header lacks.
+        """
+        rows = rows if rows is not None else self.groups.rows_of(block)
+        check_groups(rows, block)
+        _apply(
+            block.data, block.offsets, rows, self._table_row, self._cycle, self._context, self._final,
+            self.options.preserve_below, self.options.low_quality_tail, self._max_cycle,
+        )  # fmt: skip
+
+
+def _table_rows(recalibration: Recalibration, groups: GroupMap) -> NDArray[np.int32]:
+    """int32 [rows of the groups + 2]: row of the table or -1; the last two are for records without a group."""
+    present = recalibration.counts.by_cycle.sum(axis=(1, 2)) > 0
+    index = {name: row for row, name in enumerate(recalibration.names) if present[row]}
+    return np.array([*(index.get(name, -1) for name in groups.names), -1, -1], np.int32)
+
+
+def _final_qualities(recalibration: Recalibration, options: ApplyOptions) -> NDArray[np.uint8]:
+    """uint8 [2 * _ZERO]: the quality to write for a sum of table entries, bounded and quantised."""
+    chosen = np.arange(N_QUALITIES, dtype=np.uint8)
+    if options.quantize_levels == recalibration.options.quantizing_levels:
+        chosen = recalibration.quantized
+    elif options.quantize_levels > 0:
+        chosen = quantize(recalibration.histogram, options.quantize_levels)
+    else:
+        chosen[-1] = recalibration.quantized[-1]  # GATK leaves this one
+    chosen = static_levels(options.static_levels, round_down=options.round_down)[chosen]
+    return chosen[np.clip(np.arange(2 * _ZERO) - _ZERO, 1, N_QUALITIES - 1)].astype(np.uint8)
+
+
+def keep_original_qualities(block: RecordBlock) -> RecordBlock:
+    """A copy of the records with their qualities in the tag OQ, where a record has qualities and no such tag."""
+    room = int(block.offsets[-1] - block.offsets[0])
+    grown = np.empty(2 * room + 8 * block.n + PADDING, np.uint8)
+    offsets = np.zeros(block.n + 1, np.int64)
+    _keep_original(block.data, block.offsets, grown, offsets)
+    grown[offsets[-1] : offsets[-1] + PADDING] = 0
+    return RecordBlock(grown[: int(offsets[-1]) + PADDING], offsets)
+
+
+# --- kernels ---
+
+
+@inline
+def _base(data: Any, sequence: Any, r: Any) -> Any:
+    """Code of base r of the packed sequence that begins at a byte."""
+    pair = U(data[U(sequence + (r >> 1))])
+    nibble = (pair >> U((~r & 1) << 2)) & U(15)
+    return np.int64((U(_CODES) >> (nibble << U(2))) & U(7))
+
+
+@callee
+def _replace(
+    data: Any, sequence: Any, quality: Any, length: Any, flag: Any, row: Any, cycles: Any, contexts: Any, final: Any,
+    preserve_below: Any, tail: Any, max_cycle: Any,
+) -> Any:  # fmt: skip
+    """New qualities for one read."""
+    high = length
+    while high > 0 and data[U(quality + high - 1)] <= tail:
+        high -= 1
+    low = np.int64(0)
+    while low < high and data[U(quality + low)] <= tail:
+        low += 1
+    reverse = flag & 0x10 != 0
+    sign = np.int64(-1) if flag & 0x81 == 0x81 else np.int64(1)
+    step, flip, r = np.int64(1), np.int64(0), np.int64(0)
+    if reverse:
+        step, flip, r = np.int64(-1), np.int64(3), length - 1
+    before = np.int64(4)  # the base sequenced before, as read
+    place = row * _QUALITIES * (2 * max_cycle + 1) + max_cycle
+    for n in range(1, length + 1):
+        code = _base(data, sequence, r) if low <= r < high else np.int64(4)
+        q = np.int64(data[U(quality + r)])
+        if q >= preserve_below and q < _QUALITIES:
+            context = np.int64(_NO_CONTEXT)
+            if (before | code) < 4:
+                context = ((before ^ flip) << 2) | (code ^ flip)
+            new = np.int64(contexts[U((row * _QUALITIES + q) * _CONTEXTS + context)])
+            cycle = sign * n if n <= max_cycle else np.int64(0)
+            new += np.int64(cycles[U(place + q * (2 * max_cycle + 1) + cycle)])
+            data[U(quality + r)] = final[U(new + _ZERO)]
+        before = code
+        r += step
+
+
+@kernel("void(uint8[::1], int64[::1], int32[::1], int32[::1], int16[::1], int16[::1], uint8[::1], int64, int64, int64)")
+def _apply(
+    data: Any, offsets: Any, rows: Any, table_row: Any, cycles: Any, contexts: Any, final: Any, preserve_below: Any,
+    tail: Any, max_cycle: Any,
+) -> Any:  # fmt: skip
+    """New qualities for the records; cycle 0 has none of its own."""
+    for i in range(len(offsets) - 1):
+        at = offsets[U(i)]
+        length = np.int64(load_i32(data, at + 20))
+        row = np.int64(-1)
+        if rows[U(i)] >= 0:
+            row = np.int64(table_row[U(rows[U(i)])])
+        if row < 0 or length <= 0:
+            continue
+        sequence = at + 36 + np.int64(data[U(at + 12)]) + 4 * np.int64(load_u16(data, at + 16))
+        quality = sequence + (length + 1) // 2
+        if data[U(quality)] == 255:
+            continue
+        _replace(
+            data, sequence, quality, length, np.int64(load_u16(data, at + 18)), row, cycles, contexts, final,
+            preserve_below, tail, max_cycle,
+        )  # fmt: skip
+
+
+@callee
+def _has_tag(data: Any, place: Any, stop: Any, first: Any, second: Any) -> Any:
+    """Whether the tags data[place:stop] hold one of that name."""
+    while place + 3 < stop:
+        if data[U(place)] == first and data[U(place + 1)] == second:
+            return True
+        kind = data[U(place + 2)]
+        if kind == 90 or kind == 72:  # Z, H
+            place += 3
+            while place < stop and data[U(place)] != 0:
+                place += 1
+            place += 1
+        elif kind == 66:  # B
+            width = np.int64(4)
+            if data[U(place + 3)] == 99 or data[U(place + 3)] == 67:
+                width = np.int64(1)
+            elif data[U(place + 3)] == 115 or data[U(place + 3)] == 83:
+                width = np.int64(2)
+            if place + 8 > stop:
+                return False
+            place += 8 + width * np.int64(load_i32(data, place + 4))
+        elif kind == 65 or kind == 99 or kind == 67:  # A, c, C
+            place += 4
+        elif kind == 115 or kind == 83:  # s, S
+            place += 5
+        else:
+            place += 7
+    return False
+
+
+@kernel("void(uint8[::1], int64[::1], uint8[::1], int64[::1])")
+def _keep_original(data: Any, offsets: Any, out: Any, places: Any) -> Any:
+    """Copy the records, each with OQ:Z behind its tags unless it has one."""
+    p = np.int64(0)
+    for i in range(len(offsets) - 1):
+        at, stop = offsets[U(i)], offsets[U(i + 1)]
+        start = p
+        for k in range(at, stop):
+            out[U(p)] = data[U(k)]
+            p += 1
+        length = np.int64(load_i32(data, at + 20))
+        quality = at + 36 + np.int64(data[U(at + 12)]) + 4 * np.int64(load_u16(data, at + 16)) + (length + 1) // 2
+        if length > 0 and data[U(quality)] != 255 and not _has_tag(data, quality + length, stop, 79, 81):
+            out[U(p)], out[U(p + 1)], out[U(p + 2)] = 79, 81, 90
+            p += 3
+            for k in range(length):
+                out[U(p)] = min(np.int64(data[U(quality + k)]), np.int64(93)) + 33
+                p += 1
+            out[U(p)] = 0
+            p += 1
+            store_u32(out, start, np.uint32(p - start - 4))
+        places[U(i + 1)] = p
