@@ -132,7 +132,7 @@ def encode(bam: Path, fasta: Path, cram: Path, crai: Path, threads: int, shown: 
     OutputError
         The disk is full, or the reference is not the one of the BAM.
     """
-    words = ["-C", "--output-fmt-option", f"version={options.version}", "-@", str(max(0, threads - 1))]
+    words = ["-C", "--no-PG", "--output-fmt-option", f"version={options.version}", "-@", str(max(0, threads - 1))]
     if options.level is not None:
         words += ["--output-fmt-option", f"level={options.level}"]
     try:
