@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -124,7 +124,7 @@ class BgzfStream:
             if run is None:
                 break
             n = min(len(view) - filled, run.stop - run.start)
-            view[filled : filled + n] = memoryview(run.data)[run.start : run.start + n]
+            view[filled : filled + n] = run.data.data[run.start : run.start + n]
             filled += n
             if run.start + n == run.stop:
                 self.give_back(run.data)
@@ -183,7 +183,8 @@ class BgzfStream:
             self._fail(self._base + len(self._tail), why, "Check the disk or the connection, and try again.")
             return
         piece = self._tail + more if self._tail else more
-        i, begun, size = 0, [], 0
+        begun: list[tuple[int, int, int]] = []
+        i, size = 0, 0
         while i < len(piece):
             n, head = block_size(piece, i)
             if n == 0 or (n > 0 and i + n > len(piece)):
@@ -237,7 +238,7 @@ def _inflate(task: _Task, front: int, path: Path | str, spare: NDArray[np.uint8]
     need = front + sum(sizes) + PADDING
     if spare is None or len(spare) < need:
         spare = np.empty(max(need, front + _RUN_BYTES + PADDING), np.uint8)
-    target: Any = memoryview(spare)
+    target = spare.data
     place = front
     for (start, body, stop), size in zip(task.blocks, sizes):
         try:
