@@ -25,6 +25,7 @@ from megabolt.reads.bin_kernels import (
     pack,
 )
 from megabolt.reads.scratch import Frame, SpillFile
+from megabolt.reads.sort_keys import sort_keys
 
 #: Slabs are smaller where the budget has not some for each bin.
 _SLABS_PER_BIN = 4
@@ -155,8 +156,7 @@ class BinContents:
         n = sum(slab.n for slab in slabs)
         keys, sources = np.empty(n, np.uint64), np.empty(n, np.int64)
         list_records(self.arena.data, spans_of(slabs), keys, sources)
-        order = np.argsort(keys)
-        keys, sources = keys[order], sources[order]
+        keys, sources = sort_keys(keys, sources)
         frame = np.empty(self.frame_bytes, np.uint8)
         filled = np.zeros(1, np.int64)
         pieces = []

@@ -210,6 +210,8 @@ def list_records(
     for s in range(len(spans)):
         p = spans[s, 0]
         while p < spans[s, 1]:
+            for line in range(6):  # a record's worth, some records ahead
+                prefetch(data, p + 2048 + 64 * line)
             keys[np.uint64(i)] = load_u64(data, p)
             sources[np.uint64(i)] = p + 8
             p += 12 + np.int64(load_u32(data, p + 8))

@@ -9,50 +9,42 @@ are stored in both bins: a block holds the neighbours' records within HALO bases
 
 Records lie in slabs of an arena that takes what the budget allows. When it is full, the fullest bins' slabs are sorted
 and go to scratch; so a bin's data are sorted runs and a rest, and nothing depends on the budget but the way there.
-
-Threads: `add` finds room for a chunk's records under a lock and copies them without it. Each such turn has a ticket;
-a full slab goes to scratch when no turn is at work whose ticket is as old as the slab's closing. A thread that finds
-no room ends its turn first, so that nobody waits for one who waits.
 """
 
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.align.record import NO_END, UNPLACED, RecordChunk
+from megabolt.align.record import NO_END, RecordChunk
 from megabolt.errors import InternalError, ResourceError
 from megabolt.formats.bam import RecordBlock
 from megabolt.reads.arena import BufferPool
-from megabolt.reads.bin_contents import BinContents, Slab, spans_of
+from megabolt.reads.bin_contents import BinContents, spans_of
+from megabolt.reads.bin_filling import BinFiller
 from megabolt.reads.bin_kernels import (
     BIN_BASES,
-    CURSOR,
     HALO,
     N_BYTES,
     N_TOTAL,
     NO_TAG,
     PLACE_SHIFT,
-    START,
     TAG_ALL,
     TAG_BYTES,
     TAG_OPTICAL,
-    assign,
     gather,
     list_records,
     select,
-    store,
     weigh,
 )
 from megabolt.reads.bin_layout import BinBlock, BinLayout, Part, Region, slice_block
 from megabolt.reads.mark_duplicates import LIBRARY_SHIFT, mark_duplicates
 from megabolt.reads.scratch import SpillFile
+from megabolt.reads.sort_keys import sort_keys
 
 __all__ = [
     "BIN_BASES",
@@ -73,10 +65,8 @@ __all__ = [
 U = np.uint64
 #: Of the ordinals of pairs from FASTQ: 32 for a pair.
 PAIR_SHIFT = 5
-#: A block, or what is spilled at once, takes at most this part of the budget.
+#: A block takes at most this part of the budget.
 _BLOCK_SHARE = 4
-_RUN_SHARE = 32
-_MAX_RUN_BYTES = 1 << 26
 _KEY_END = 1 << 63
 _MAX_CELLS = 1 << 20
 
@@ -140,20 +130,20 @@ class BinStore:
     ) -> None:
         self.layout = BinLayout(contig_lengths)
         self.budget = budget
-        self.n_pairs = 0
         self.duplicate: NDArray[np.uint8] = np.zeros(0, np.uint8)
         self.optical: NDArray[np.uint8] = np.zeros(0, np.uint8)
         self._shift, self._names = ordinal_shift, contig_names
         self._contents = BinContents(self.layout.n_bins + 1, budget, scratch)
-        self._n_templates = 0
-        self._changed = threading.Condition()  # guards all below and the contents
-        self._active: set[int] = set()  # tickets of the turns at work
-        self._ticket = 0
-        self._spilling = 0
-        self._sealed = False
+        self._filler = BinFiller(self.layout, self._contents, budget, ordinal_shift)
+        self._lock = threading.Lock()  # for what follows, and for giving memory back
         self._parts: list[list[Part]] | None = None
         self._parts_left = np.ones(self.layout.n_bins + 1, np.int64)
         self._signatures: list[_Signatures] = []
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs and single reads taken."""
+        return self._filler.n_pairs
 
     @property
     def used(self) -> int:
@@ -182,186 +172,20 @@ class BinStore:
         OutputError
             Scratch cannot be written.
         """
-        self._check(chunk)
         signature = chunk.signature[: chunk.n_pairs].copy()
         mapped = signature[:, 0] != NO_END
         signature[mapped, 0] |= U(library) << U(LIBRARY_SHIFT)
         quality_sum = chunk.quality_sum[: chunk.n_pairs].copy()
-        with self._changed:
+        with self._lock:
             self._signatures.append(_Signatures(chunk.first_pair, signature, quality_sum))
-        self._add_records(chunk)
-
-    def _check(self, chunk: RecordChunk) -> None:
-        if self._sealed:
-            raise InternalError("records come after the last")
-        sizes = np.diff(chunk.offsets[: chunk.n_records + 1])
-        longest, limit = int(sizes.max(initial=0)), self._contents.arena.slab_bytes - 8
-        if longest > limit:
-            raise ResourceError(
-                f"a record of {longest:,} bytes is too long to be sorted: at most {limit:,} are possible",
-                "megabolt is made for short reads; a larger --memory may help.",
-            )
-
-    def _add_records(self, chunk: RecordChunk) -> None:
-        # [0]: addresses, [1]: keys; of the bin's own copy, and of that for the neighbour's halo (or -1)
-        own = np.empty((2, chunk.n_records), np.int64)
-        halo = np.empty((2, chunk.n_records), np.int64)
-        done = 0
-        while done < chunk.n_records:
-            begin = done
-            with self._changed:
-                self._ticket += 1
-                ticket = self._ticket
-                self._active.add(ticket)
-                done = self._assign(chunk, begin, own, halo, ticket)
-            try:  # the long part, side by side
-                store(chunk.data, chunk.offsets, begin, done, own, halo, self._contents.arena.data)
-            finally:
-                with self._changed:
-                    self._active.remove(ticket)
-                    self._changed.notify_all()
-            if done < chunk.n_records:
-                self._make_room()
-        with self._changed:
-            self.n_pairs += chunk.n_pairs
-            if chunk.n_records:
-                last = (chunk.first_pair << self._shift) + int(chunk.ordinal[chunk.n_records - 1])
-                self._n_templates = max(self._n_templates, (last >> self._shift) + 1)
-
-    def _assign(
-        self, chunk: RecordChunk, begin: int, own: NDArray[np.int64], halo: NDArray[np.int64], ticket: int
-    ) -> int:
-        contents, layout = self._contents, self.layout
-        arena = contents.arena
-        closed, n_closed = np.empty((int(arena.n_free[0]), 4), np.int64), np.zeros(1, np.int64)
-        done: int = assign(
-            chunk.offsets,
-            chunk.key,
-            chunk.ordinal,
-            begin,
-            chunk.n_records,
-            chunk.first_pair << self._shift,
-            layout.first_bin,
-            layout.last_bin,
-            layout.place,
-            layout.n_bins,
-            UNPLACED,
-            contents.table,
-            arena.free,
-            arena.n_free,
-            arena.slab_bytes,
-            closed,
-            n_closed,
-            own,
-            halo,
-        )
-        for k, start, stop, n in closed[: n_closed[0]].tolist():
-            contents.close(k, Slab(start, stop, n, ticket))
-        return done
-
-    # --- making room ---
-
-    def _make_room(self) -> None:
-        """Bring slabs to scratch until one is free; by this thread, unless others have done it meanwhile."""
-        contents = self._contents
-        with self._changed:
-            if not contents.can_spill:
-                raise self._full()
-            while True:
-                if contents.arena.n_free[0]:
-                    return
-                runs = self._choose()
-                if runs:
-                    break
-                self._changed.wait()
-        self._spill(runs)
-
-    def _choose(self) -> list[tuple[int, list[Slab]]]:
-        """Slabs that nobody writes to, of the fullest bins; they are the caller's now."""
-        contents = self._contents
-        oldest = min(self._active, default=self._ticket + 1)
-        wanted = self._slabs_at_once()
-        runs = []
-        for k in np.argsort(-contents.n_closed).tolist():
-            if not contents.n_closed[k] or wanted <= 0:
-                break
-            n_safe = bisect_left(contents.closed[k], oldest, key=lambda slab: slab.ticket)
-            slabs = contents.take_closed(k, min(n_safe, wanted))
-            if slabs:
-                runs.append((k, slabs))
-                wanted -= len(slabs)
-        if runs or self._active or self._spilling:
-            return runs
-        return self._choose_open(wanted)
-
-    def _choose_open(self, wanted: int) -> list[tuple[int, list[Slab]]]:
-        """No slab is full: those that have most in them."""
-        contents = self._contents
-        filled = np.where(contents.table[:, START] >= 0, contents.table[:, CURSOR] - contents.table[:, START], 0)
-        runs = []
-        for k in np.argsort(-filled)[: max(1, wanted)].tolist():
-            if filled[k]:
-                contents.close_open(k)
-                runs.append((k, contents.take_closed(k, 1)))
-        if not runs:
-            raise self._full()
-        return runs
-
-    def _slabs_at_once(self) -> int:
-        arena = self._contents.arena
-        return max(1, min(arena.n_slabs // _RUN_SHARE, _MAX_RUN_BYTES // arena.slab_bytes))
-
-    def _spill(self, runs: list[tuple[int, list[Slab]]]) -> None:
-        contents = self._contents
-        with self._changed:
-            self._spilling += 1
-            file = contents.open_file()
-        try:
-            while runs:
-                k, slabs = runs[-1]
-                pieces = contents.write(slabs, file)
-                runs.pop()
-                with self._changed:
-                    contents.pieces[k] += pieces
-                    contents.arena.release([slab.start for slab in slabs], to_system=self._sealed)
-                    self._changed.notify_all()
-        finally:
-            with self._changed:
-                self._spilling -= 1
-                for k, slabs in runs:
-                    contents.put_back(k, slabs)
-                self._changed.notify_all()
-
-    def _full(self) -> ResourceError:
-        per_pair = self.used / max(1, self.n_pairs)
-        return ResourceError(
-            f"the records of the first {self.n_pairs:,} read pairs or single reads fill the"
-            f" {self.budget / 1e9:.2f} GB of memory that this job has for them",
-            f"Give more with --memory: a million pairs like these take {per_pair / 1e3:.2f} GB,"
-            " besides the reference's index.",
-        )
+        self._filler.add(chunk)
 
     def seal(self, room: int = 0, threads: int = 1) -> None:
         """All records are in: leave `room` bytes of the budget to sorted blocks.
 
         What is in the way goes to scratch, if there is one, the last bins first, as they are wanted last.
         """
-        contents = self._contents
-        self._sealed = True
-        excess = contents.arena.used - (self.budget - room)
-        runs: list[tuple[int, list[Slab]]] = []
-        k = contents.n_bins
-        while contents.can_spill and excess > 0 and k > 0:
-            k -= 1
-            contents.close_open(k)
-            while excess > 0 and contents.n_closed[k]:
-                wanted = min(self._slabs_at_once(), -(-excess // contents.arena.slab_bytes))
-                slabs = contents.take_closed(k, wanted)
-                runs.append((k, slabs))
-                excess -= len(slabs) * contents.arena.slab_bytes
-        with ThreadPoolExecutor(threads) as pool:
-            for task in [pool.submit(self._spill, [run]) for run in runs]:
-                task.result()
+        self._filler.seal(room, threads)
 
     # --- sorted blocks ---
 
@@ -391,7 +215,10 @@ class BinStore:
         placed = k < self.layout.n_bins
         halo, shift = HALO, PLACE_SHIFT
         if not placed:  # cut by ordinal
-            halo, shift = 0, max(0, (self._n_templates << self._shift).bit_length() - _MAX_CELLS.bit_length() + 1)
+            halo, shift = (
+                0,
+                max(0, (self._filler.n_templates << self._shift).bit_length() - _MAX_CELLS.bit_length() + 1),
+            )
         n_cells = BIN_BASES + 2 * HALO if placed else _MAX_CELLS
         weights = np.zeros(n_cells, np.int64)
         for data, start, stop in self._contents.buffers(k, 0, _KEY_END):
@@ -428,7 +255,7 @@ class BinStore:
         The block's `records.data` comes from the pool: give it back with `BufferPool.give_back`. Safe for threads.
         """
         block = self._sort(part, pool, finish)
-        with self._changed:
+        with self._lock:
             self._parts_left[part.bin] -= 1
             if self._parts_left[part.bin] == 0:
                 self._contents.free(part.bin)
@@ -437,7 +264,7 @@ class BinStore:
     def sorted_block(self, k: int, pool: BufferPool, *, finish: Finish = FLAG_DUPLICATES) -> BinBlock:
         """As `sorted_part`, of the whole bin k (`layout.n_bins`: the unplaced), however large it is."""
         block = self._sort(self._whole(k), pool, finish)
-        with self._changed:
+        with self._lock:
             self._contents.free(k)
         return block
 
@@ -452,8 +279,7 @@ class BinStore:
         data, spans, n, borrowed = self._collect(part, pool)
         keys, sources = np.empty(n, np.uint64), np.empty(n, np.int64)
         list_records(data, spans, keys, sources)
-        order = np.argsort(keys)
-        keys, sources = keys[order], sources[order]
+        keys, sources = sort_keys(keys, sources)
         records, keys = self._gather(data, sources, keys, finish, pool, part.n_bytes)
         if borrowed:
             pool.give_back(data)
@@ -465,8 +291,8 @@ class BinStore:
 
     def _check_flags(self) -> None:
         for bits in (self.duplicate, self.optical):
-            if 0 < 8 * len(bits) < self._n_templates:
-                raise InternalError(f"flags of {8 * len(bits)} templates, records of {self._n_templates}")
+            if 0 < 8 * len(bits) < self._filler.n_templates:
+                raise InternalError(f"flags of {8 * len(bits)} templates, records of {self._filler.n_templates}")
 
     def _collect(self, part: Part, pool: BufferPool) -> tuple[NDArray[np.uint8], NDArray[np.int64], int, bool]:
         """Where the records of a part are: array, spans, their number, whether the array is from the pool."""
