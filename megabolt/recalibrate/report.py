@@ -45,7 +45,8 @@ class _Table:
         cells = list(zip(*self.rows)) if self.rows else [()] * len(names)
         widths = [max([len(name), *map(len, column)]) for name, column in zip(names, cells)]
         left = [not all(map(_is_number, column)) for column in cells]
-        for row in (names, *self.rows):
+        yield "  ".join(name.ljust(width) for name, width in zip(names, widths))
+        for row in self.rows:
             yield "  ".join(
                 cell.ljust(width) if to_left else cell.rjust(width) for cell, width, to_left in zip(row, widths, left)
             )
