@@ -32,7 +32,8 @@ EOF_BLOCK = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000
 _HEADER = struct.Struct("<4sIBBHBBHH")
 _MAGIC = b"\x1f\x8b\x08\x04"
 _TRAILER = struct.Struct("<II")
-_RAW_DEFLATE = -15
+#: How isal and zlib are asked for bare deflate data, and for a gzip member with a header of ten bytes.
+_RAW_DEFLATE, _GZIP, _GZIP_HEADER = -15, 31, 10
 DeflateError: Any = isal_zlib.error  # the stubs take the class for an instance
 #: Levels of compression, 0 to this.
 BEST_LEVEL = 9
@@ -50,16 +51,24 @@ def compress_block(data: memoryview | bytes, level: int = 1) -> bytes:
         0 stores; 1 to 3 are isal's (level 1 makes records five times smaller); 4 to 9 are zlib's: at 6 the file is
         a tenth smaller and takes ten times as long.
     """
-    body = _deflate(data, level) if level else b""
-    if not level or len(body) + 26 > 0x10000:  # or cannot be compressed: one stored deflate block
-        body = b"\x01" + struct.pack("<HH", len(data), len(data) ^ 0xFFFF) + bytes(data)
-    head = _HEADER.pack(_MAGIC, 0, 0, 0xFF, 6, 0x42, 0x43, 2, len(body) + 25)
-    return b"".join((head, body, _TRAILER.pack(isal_zlib.crc32(data), len(data))))
+    if 0 < level <= _FAST_LEVELS:
+        # a whole gzip member in one call, checksum too: a thread waits for the interpreter's lock once, not twice
+        member = memoryview(isal_zlib.compress(data, level, _GZIP))[_GZIP_HEADER:]
+    else:
+        trailer = _TRAILER.pack(isal_zlib.crc32(data), len(data))
+        member = memoryview((_deflate(data, level) if level else _stored(data)) + trailer)
+    if len(member) + _HEADER.size > 0x10000:  # cannot be compressed
+        member = memoryview(_stored(data) + bytes(member[-_TRAILER.size :]))
+    head = _HEADER.pack(_MAGIC, 0, 0, 0xFF, 6, 0x42, 0x43, 2, len(member) + _HEADER.size - 1)
+    return b"".join((head, member))
+
+
+def _stored(data: memoryview | bytes) -> bytes:
+    """One stored deflate block."""
+    return b"\x01" + struct.pack("<HH", len(data), len(data) ^ 0xFFFF) + bytes(data)
 
 
 def _deflate(data: memoryview | bytes, level: int) -> bytes:
-    if level <= _FAST_LEVELS:
-        return isal_zlib.compress(data, level, _RAW_DEFLATE)
     deflate = zlib.compressobj(level, zlib.DEFLATED, _RAW_DEFLATE, memLevel=9)
     return deflate.compress(data) + deflate.flush()
 
