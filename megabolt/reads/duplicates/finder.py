@@ -31,6 +31,7 @@ from megabolt.reads.duplicates import groups
 from megabolt.reads.duplicates.metrics import DuplicationMetrics
 from megabolt.reads.duplicates.rows import N_PARTITIONS, RowStore, Spill, runs_of
 from megabolt.reads.duplicates.templates import Templates
+from megabolt.reads.duplicates.umi import join_umis
 
 T = TypeVar("T")
 #: Read groups and libraries that a row has bits for.
@@ -146,7 +147,9 @@ class DuplicateFinder:
         target = np.empty(templates.n, np.uint16)
         counts = np.zeros((2, N_PARTITIONS), np.int64)
         kinds = np.zeros_like(self._kinds)
-        groups.classify(templates.signature, templates.read_group, self._library, target, counts, kinds)
+        groups.classify(
+            templates.signature, templates.read_group, templates.flags, self._library, target, counts, kinds
+        )
         owner = self._library[templates.read_group].astype(np.int64)
         np.add.at(kinds[:, 3], owner, templates.unmapped.astype(np.int64))
         np.add.at(kinds[:, 4], owner, templates.others.astype(np.int64))
@@ -185,6 +188,7 @@ class _Resolver:
 
     def __init__(self, finder: DuplicateFinder, threads: int) -> None:
         self.finder, self.threads, self.options = finder, threads, finder.options
+        self.joins = self.options.umi and self.options.umi_mismatches > 0
         self.n = finder._stop
         self.pairs, self.lone = finder._pairs, finder._lone
         self.duplicate = np.zeros(self.n // 64 + 1, np.uint64)
@@ -195,7 +199,7 @@ class _Resolver:
 
     def resolve(self) -> Duplicates:
         """See `DuplicateFinder.resolve`."""
-        counts = np.zeros((len(self.finder._names), 3), np.int64)
+        counts = np.zeros((len(self.finder._names), groups.N_COUNTS), np.int64)
         set_sizes: Counter[tuple[int, int]] = Counter()
         if self.bits:
             self._each(self._enter, self.lone)
@@ -226,7 +230,9 @@ class _Resolver:
     def _resolve_pairs(self, first: int, last: int) -> tuple[NDArray[np.int64], Counter[tuple[int, int]]]:
         rows, bounds = self.pairs.take(first, last)
         n = len(rows)
-        counts = np.zeros((len(self.finder._names), 3), np.int64)
+        if self.joins:
+            join_umis(rows, bounds, True)
+        counts = np.zeros((len(self.finder._names), groups.N_COUNTS), np.int64)
         sets = np.empty((n // 2 + 1, 2), np.int64)
         markers = np.empty((2 * n if self.bits else 0, rows.shape[1]), np.uint64)
         found = np.zeros(3, np.int64)
@@ -264,7 +270,9 @@ class _Resolver:
 
     def _resolve_lone(self, first: int, last: int) -> NDArray[np.int64]:
         rows, bounds = self.lone.take(first, last)
-        counts = np.zeros((len(self.finder._names), 3), np.int64)
+        if self.joins:
+            join_umis(rows, bounds, False)
+        counts = np.zeros((len(self.finder._names), groups.N_COUNTS), np.int64)
         groups.resolve_lone(rows, bounds, self.options.umi, _table(bounds), self.duplicate, counts)
         return counts
 
@@ -280,7 +288,7 @@ class _Resolver:
                     secondary_or_supplementary_reads=others,
                     unmapped_reads=unmapped,
                     unpaired_read_duplicates=found[groups.LONE_DUPLICATES],
-                    read_pair_duplicates=found[groups.PAIR_DUPLICATES],
+                    read_pair_duplicates=found[groups.PAIR_DUPLICATES] + found[groups.HALF_DUPLICATES] // 2,
                     read_pair_optical_duplicates=found[groups.OPTICAL_PAIRS],
                 )
             )

@@ -5,7 +5,7 @@ A row, of four words, or five with UMIs::
 
     0  library (16 bits) | lower 5' end (48)          their hash's top 8 bits are the partition, for lone
     1  score + 32768 (16) | upper 5' end (48)         reads the hash of word 0 alone
-    2  number in the input (40) | 0 (6) | MARKER, OTHER_NAME, MATE1_REVERSE (1 each) | 0 (1) | read group (15)
+    2  number in the input (40) | 0 (4) | HALF_PAIR, MARKER, OTHER_NAME, MATE1_REVERSE (1 each) | read group (16)
     3  tile, x, y, each + 32768 (16) | 0 (16)
     4  UMI
 
@@ -29,11 +29,12 @@ U = np.uint64
 #: Kinds of rows: pairs of mapped mates; lone reads and markers.
 PAIR, LONE = 0, 1
 #: Columns of what is counted for each library.
-PAIR_DUPLICATES, OPTICAL_PAIRS, LONE_DUPLICATES = 0, 1, 2
+PAIR_DUPLICATES, OPTICAL_PAIRS, LONE_DUPLICATES, HALF_DUPLICATES, N_COUNTS = range(5)
 
 _NO_END = U(0xFFFFFFFFFFFFFFFF)
 _ABSENT_MATE = U(0xFFFFFFFFFFFFFFFE)
 _END = (U(1) << U(48)) - U(1)
+_HALF_PAIR = U(8) << U(16)
 _MARKER = U(4) << U(16)
 _OTHER_NAME = U(2) << U(16)
 _MATE1_REVERSE = U(1) << U(16)
@@ -65,10 +66,11 @@ def _mix(first: Any, second: Any) -> Any:
     return x ^ (x >> U(31))
 
 
-@kernel("void(uint64[:, ::1], uint16[::1], uint64[::1], uint16[::1], int64[:, ::1], int64[:, ::1])")
+@kernel("void(uint64[:, ::1], uint16[::1], uint8[::1], uint64[::1], uint16[::1], int64[:, ::1], int64[:, ::1])")
 def classify(
     signature: NDArray[np.uint64],
     read_group: NDArray[np.uint16],
+    flags: NDArray[np.uint8],
     library: NDArray[np.uint64],
     target: NDArray[np.uint16],
     counts: NDArray[np.int64],
@@ -84,7 +86,7 @@ def classify(
         key = owner << U(48) | (first & _END)
         if second >= _ABSENT_MATE:
             h = _mix(key, U(0))
-            kinds[owner, 1 if second == _NO_END else 2] += 1
+            kinds[owner, 1 if second == _NO_END and flags[i] & 8 == 0 else 2] += 1
             target[i] = np.uint16(LONE << 8 | np.int64(h >> U(56)))
             counts[LONE, h >> U(56)] += 1
         else:
@@ -428,4 +430,5 @@ def resolve_lone(
                     worse = other
                     heads[slot] = np.int32(i)
                 _set_bit(duplicate, np.int64(rows[worse, 2] >> U(24)))
-                counts[rows[i, 0] >> U(48), LONE_DUPLICATES] += 1
+                half = rows[worse, 2] & _HALF_PAIR != U(0)
+                counts[rows[i, 0] >> U(48), HALF_DUPLICATES if half else LONE_DUPLICATES] += 1

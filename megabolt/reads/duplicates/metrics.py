@@ -175,8 +175,10 @@ def _histogram(roi: Sequence[float], set_sizes: Mapping[tuple[int, int], int]) -
         rest[pairs - close] += n
         if close:
             optical[close + 1] += n
-    bins = {x for counter in (everything, optical, rest) for x, n in counter.items() if n}
-    titles = ["set_size", "all_sets", "optical_sets", "non_optical_sets"]
+    columns = {"all_sets": everything, "optical_sets": optical, "non_optical_sets": rest}
+    columns = {name: column for name, column in columns.items() if column.total()}  # Picard leaves out empty ones
+    bins = {x for column in columns.values() for x, n in column.items() if n}
+    titles = ["set_size", *columns]
     if roi:
         bins |= set(range(1, len(roi) + 1))
         titles[:1] = ["BIN", "CoverageMult"]
@@ -185,7 +187,7 @@ def _histogram(roi: Sequence[float], set_sizes: Mapping[tuple[int, int], int]) -
     lines = ["## HISTOGRAM\tjava.lang.Double", "\t".join(titles)]
     for x in sorted(bins):
         first = [_number(roi[x - 1]) if x <= len(roi) else "0"] if roi else []
-        lines.append("\t".join([f"{x}.0", *first, str(everything[x]), str(optical[x]), str(rest[x])]))
+        lines.append("\t".join([f"{x}.0", *first, *(str(column[x]) for column in columns.values())]))
     return lines
 
 

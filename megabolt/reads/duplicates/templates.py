@@ -29,8 +29,12 @@ from megabolt.compute.jit import callee, inline, kernel
 from megabolt.formats.bam import RecordBlock
 
 U = np.uint64
-#: Bits of `Templates.flags`: mate 1 lies on the reverse strand; Picard would not read a place from this name.
-MATE1_REVERSE, OTHER_NAME = 1, 2
+#: Bits of `Templates.flags`: mate 1 lies on the reverse strand; Picard would not read a place from this name; a lone
+#: read that the metrics count as half a pair.
+MATE1_REVERSE, OTHER_NAME, HALF_PAIR = 1, 2, 8
+#: `join_ends`: no second end, for the mate is unmapped or there is none; the mate is mapped, but not in the file;
+#: the mate is said to be mapped, but not where (RNEXT *): Picard takes the read for a lone one then.
+ALONE, MATE_ABSENT, MATE_NOWHERE = -1, -2, -3
 #: Second end of a read whose mate is mapped but not in the file: it can make lone reads duplicates, never be one.
 ABSENT_MATE = U(0xFFFFFFFFFFFFFFFE)
 #: Room between the ends of neighbouring contigs in `RecordEnds.end`: clips may be half as long.
@@ -62,7 +66,7 @@ class Templates:
     read_group
         uint16 [n]: index of the read group, below 32768.
     flags
-        uint8 [n]: MATE1_REVERSE, OTHER_NAME.
+        uint8 [n]: MATE1_REVERSE, OTHER_NAME, HALF_PAIR.
     unmapped, others
         uint16 [n]: unmapped reads; secondary and supplementary records. For the metrics alone.
     umi
@@ -172,8 +176,8 @@ def join_ends(
     Parameters
     ----------
     first, second
-        int64 [n]: rows of `ends` for the two mates. second: -1 for a lone read (single, or the mate is unmapped),
-        -2 for one whose mapped mate is missing. Rows without an end must come second or alone.
+        int64 [n]: rows of `ends` for the two mates; second may be ALONE, MATE_ABSENT or MATE_NOWHERE. A row without
+        an end must come second, or be alone.
     mate1_reverse
         bool [n]: strand of mate 1.
     read_group
@@ -185,10 +189,11 @@ def join_ends(
     """
     alone = second < 0
     one, other = ends.end[first], np.where(alone, _NO_END, ends.end[np.maximum(second, 0)])
-    other = np.where(second == -2, ABSENT_MATE, other)
+    other = np.where(second == MATE_ABSENT, ABSENT_MATE, other)
     signature = np.stack([np.minimum(one, other), np.maximum(one, other)], axis=1)
     score = ends.score[first] + np.where(other >= ABSENT_MATE, 0, ends.score[np.maximum(second, 0)])
     flags = (ends.flags[first] & OTHER_NAME) | np.where(mate1_reverse, MATE1_REVERSE, 0)
+    flags |= np.where(second == MATE_NOWHERE, HALF_PAIR, 0)
     return Templates(
         signature=np.ascontiguousarray(signature, np.uint64),
         quality_sum=score.astype(np.int32),

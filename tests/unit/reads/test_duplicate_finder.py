@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from megabolt.align.record import NO_END
 from megabolt.errors import InternalError, ResourceError
 from megabolt.reads.duplicates.finder import DuplicateFinder, DuplicateOptions, Duplicates
-from megabolt.reads.duplicates.templates import ABSENT_MATE, MATE1_REVERSE, OTHER_NAME, Templates
+from megabolt.reads.duplicates.templates import ABSENT_MATE, HALF_PAIR, MATE1_REVERSE, OTHER_NAME, Templates
 
 LIBRARIES = ["a", "b", "a", "c"]
 NONE, ABSENT = int(NO_END), int(ABSENT_MATE)
@@ -130,6 +130,8 @@ def random_ones(rng: np.random.Generator, n: int, places: int) -> list[One]:
         if rng.random() < 0.9:
             place = (int(rng.integers(1, 3)), int(rng.integers(-300, 300)), int(rng.integers(-300, 300)))
         flags = int(rng.choice([0, MATE1_REVERSE, OTHER_NAME, 3], p=[0.4, 0.4, 0.1, 0.1]))
+        if ends[1] == NONE and rng.random() < 0.2:
+            flags |= HALF_PAIR
         score, group, umi = (int(rng.integers(limit)) for limit in (4, 4, 3))
         ones.append(One(ends[0], ends[1], score - 2, place, group, flags, umi, number))
     return ones
@@ -197,13 +199,16 @@ def test_metrics_count_every_library() -> None:
     assert list(metrics) == ["a", "b", "c"]
     for name, got in metrics.items():
         mine = [one for one in ones if one.library == name]
-        lone = [one for one in mine if one.first != NONE and one.second == NONE]
-        pairs = [one for one in mine if one.second < ABSENT]
-        halves = [one for one in mine if one.second == ABSENT]
+        mapped = [one for one in mine if one.first != NONE]
+        lone = [one for one in mapped if one.second == NONE and not one.flags & HALF_PAIR]
+        pairs = [one for one in mapped if one.second < ABSENT]
+        halves = [one for one in mapped if one not in lone and one not in pairs]
         assert got.unpaired_reads_examined == len(lone)
         assert got.read_pairs_examined == len(pairs) + len(halves) // 2
         assert got.unpaired_read_duplicates == sum(one.number in duplicate for one in lone)
-        assert got.read_pair_duplicates == sum(one.number in duplicate for one in pairs)
+        half = sum(one.number in duplicate for one in halves)
+        assert half > 1
+        assert got.read_pair_duplicates == sum(one.number in duplicate for one in pairs) + half // 2
         assert got.read_pair_optical_duplicates == sum(one.number in optical for one in pairs)
         assert got.unmapped_reads == sum(one.number % 3 for one in mine)
         assert got.secondary_or_supplementary_reads == sum(one.number % 5 for one in mine)

@@ -19,8 +19,12 @@ from megabolt.compute.bits import PADDING
 from megabolt.formats.bam import RecordBlock
 from megabolt.reads.duplicates.templates import (
     ABSENT_MATE,
+    ALONE,
     END_GAP,
+    HALF_PAIR,
     MATE1_REVERSE,
+    MATE_ABSENT,
+    MATE_NOWHERE,
     OTHER_NAME,
     RecordEnds,
     end_offsets,
@@ -206,13 +210,16 @@ def test_joined_ends(tmp_path: Path) -> None:
         record_of("A:1:4:5:6", flag=0x49),
         record_of("A:1:4:5:6", flag=0x85),
         record_of("b", flag=0x41),
+        record_of("c", flag=0x41),
     ]
     ends = ends_of(records, tmp_path)
-    first, second = np.array([0, 2, 4]), np.array([1, -1, -2])
-    got = join_ends(ends, first, second, np.array([True, False, False]), np.array([3, 4, 5], np.uint16))
+    first, second = np.array([0, 2, 4, 5]), np.array([1, ALONE, MATE_ABSENT, MATE_NOWHERE])
+    reverse = np.array([True, False, False, False])
+    got = join_ends(ends, first, second, reverse, np.array([3, 4, 5, 6], np.uint16))
     end = [int(x) for x in ends.end]
-    assert got.signature.tolist() == [[end[1], end[0]], [end[2], int(NO_END)], [end[4], int(ABSENT_MATE)]]
-    assert got.quality_sum.tolist() == [500, 300, 300]
-    assert got.location.tolist() == [[1, 2, 3], [4, 5, 6], [-1, -1, -1]]
-    assert got.flags.tolist() == [MATE1_REVERSE, 0, 0]
-    assert got.read_group.tolist() == [3, 4, 5]
+    alone = [[end[2], int(NO_END)], [end[4], int(ABSENT_MATE)], [end[5], int(NO_END)]]
+    assert got.signature.tolist() == [[end[1], end[0]], *alone]
+    assert got.quality_sum.tolist() == [500, 300, 300, 300]
+    assert got.location.tolist() == [[1, 2, 3], [4, 5, 6], [-1, -1, -1], [-1, -1, -1]]
+    assert got.flags.tolist() == [MATE1_REVERSE, 0, 0, HALF_PAIR]
+    assert got.read_group.tolist() == [3, 4, 5, 6]
