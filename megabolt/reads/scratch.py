@@ -17,6 +17,7 @@ import secrets
 import shutil
 import tempfile
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from megabolt.errors import OutputError
+from megabolt.errors import OutputError, ResourceError
 
 _PREFIX = "megabolt-"
 _LOCK = "lock"
@@ -284,3 +285,66 @@ def free_bytes(folder: Path) -> int:
         return shutil.disk_usage(folder).free
     except OSError as error:
         raise _failure(folder, "used", error) from error
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What a byte of input becomes: bytes of records in memory, and bytes of them in scratch."""
+
+    records: float
+    scratch: float
+
+
+#: A quarter above what reads of 150 bases with 40 distinct qualities were measured to take; CRAM is an estimate.
+EXPANSION = {
+    "FASTQ": Expansion(1.1, 0.35),
+    "FASTQ.gz": Expansion(4.5, 1.3),
+    "BAM": Expansion(5.5, 1.5),
+    "CRAM": Expansion(11.0, 3.0),
+}
+
+
+def disk_needed(input_bytes: Mapping[str, int], budget: int) -> int:
+    """Bytes that records will about take in scratch, at most.
+
+    Parameters
+    ----------
+    input_bytes
+        Sizes of the input files by kind, a key of `EXPANSION`.
+    budget
+        Bytes of records that memory holds.
+    """
+    records = sum(EXPANSION[kind].records * size for kind, size in input_bytes.items())
+    scratch = sum(EXPANSION[kind].scratch * size for kind, size in input_bytes.items())
+    return 0 if records <= budget else int(scratch * (1 - budget / records))
+
+
+def check_disk(needed: Mapping[Path, int]) -> None:
+    """Ask, before the work, whether the disks have room for what is to be written.
+
+    Parameters
+    ----------
+    needed
+        Bytes by existing folder; folders of one disk are added up.
+
+    Raises
+    ------
+    ResourceError
+        A disk has not; names a folder, what is free and what is needed.
+    OutputError
+        A folder is missing.
+    """
+    disks: dict[int, list[Path]] = {}
+    for folder in needed:
+        try:
+            disks.setdefault(folder.stat().st_dev, []).append(folder)
+        except OSError as error:
+            raise _failure(folder, "used", error) from error
+    for folders in disks.values():
+        total, free = sum(needed[folder] for folder in folders), free_bytes(folders[0])
+        if total > free:
+            raise ResourceError(
+                f"{' and '.join(map(str, folders))}: {free / 1e9:.1f} GB are free,"
+                f" about {total / 1e9:.1f} GB are needed",
+                "Free some space, name a folder on a larger disk with --scratch, or give more --memory.",
+            )

@@ -15,8 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megabolt.errors import OutputError
-from megabolt.reads.scratch import Frame, Scratch, SpillFile, free_bytes, leftovers, remove_leftover
+from megabolt.errors import OutputError, ResourceError
+from megabolt.reads.scratch import (
+    Frame,
+    Scratch,
+    SpillFile,
+    check_disk,
+    disk_needed,
+    free_bytes,
+    leftovers,
+    remove_leftover,
+)
 
 
 class Swap:
@@ -142,3 +151,21 @@ def test_other_folders_are_no_leftovers(tmp_path: Path) -> None:
     (tmp_path / "megabolt-1-y" / "lock").touch()  # its job has yet to take the lock
     (tmp_path / "other-1-z").mkdir()
     assert leftovers(tmp_path) == []
+
+
+def test_the_disk_needed_shrinks_with_memory() -> None:
+    sizes = {"FASTQ.gz": 10**9, "BAM": 10**8}
+    records = 4.5e9 + 5.5e8
+    assert disk_needed(sizes, 6 * 10**9) == 0
+    assert disk_needed(sizes, 0) == 145 * 10**7
+    assert disk_needed(sizes, int(records / 2)) == pytest.approx(725 * 10**6)
+
+
+def test_a_disk_that_is_too_small_is_known_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    free = free_bytes(tmp_path)
+    check_disk({tmp_path: free // 3, tmp_path / "a": free // 3})
+    with pytest.raises(ResourceError, match=r"GB are free, about \d+\.\d GB are needed(.|\n)*--scratch"):
+        check_disk({tmp_path: 2 * free // 3, tmp_path / "a": 2 * free // 3})
+    with pytest.raises(OutputError, match="b cannot be used: No such file"):
+        check_disk({tmp_path / "b": 1})
