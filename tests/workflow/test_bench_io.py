@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pysam
 import pytest
 
-from megabolt.cli.main import main
+from megabolt.cli.main import main, subcommands
 
 CONSENT = "the tests: simulated"
+needs_markdup = pytest.mark.skipif("markdup" not in subcommands(), reason="there is no such command yet")
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +54,35 @@ def test_floor_of_a_poor_answer(checkout: Path, data: Path, tmp_path: Path) -> N
     assert done.returncode == 1
     assert "no ratio" in done.stderr
     assert "x floor" not in done.stdout
+
+
+@pytest.fixture(scope="module")
+def unsorted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unsorted")
+    words = ["--reference", str(data / "ref.fa"), "-1", str(data / "R1.fastq.gz"), "-2", str(data / "R2.fastq.gz")]
+    assert main(["index", str(data / "ref.fa")]) == 0
+    common = ["--sample", "S", "--memory", "2G", "--open-data", CONSENT]
+    assert main(["align", *words, "-o", str(folder / "sorted.bam"), *common]) == 0
+    pysam.sort("-n", "-o", str(folder / "unsorted.bam"), str(folder / "sorted.bam"))
+    return folder / "unsorted.bam"
+
+
+@needs_markdup
+def test_markdup_beside_the_peers_there_are(checkout: Path, unsorted: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    words = ["--work", tmp_path / "work", "--threads", 1, "--memory", "2G", "--open-data", CONSENT, "--json", figures]
+    done = bench(checkout, "bench_markdup.py", unsorted, *words)
+    assert done.returncode == 0, done.stderr
+    runs = {run["name"]: run for run in json.loads(figures.read_text())["runs"]}
+    assert runs["megabolt"]["duplicates"] > 0
+    for name, program in (("samtools", "samtools"), ("picard", "PicardCommandLine")):
+        assert (name in runs) == bool(shutil.which(program))
+
+
+@needs_markdup
+def test_markdup_of_a_poor_answer(checkout: Path, unsorted: Path, tmp_path: Path) -> None:
+    words = ["--work", tmp_path / "work", "--threads", 1, "--memory", "2G", "--open-data", CONSENT]
+    done = bench(checkout, "bench_markdup.py", unsorted, *words, "--tolerance", -1)
+    assert done.returncode == 1
+    assert "no ratio" in done.stderr
+    assert "CPU x" not in done.stdout
