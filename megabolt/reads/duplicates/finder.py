@@ -29,15 +29,18 @@ from numpy.typing import NDArray
 from megabolt.errors import InternalError
 from megabolt.reads.duplicates import groups
 from megabolt.reads.duplicates.metrics import DuplicationMetrics
-from megabolt.reads.duplicates.rows import N_PARTITIONS, RowStore, Spill, runs_of
+from megabolt.reads.duplicates.rows import N_PARTITIONS, PARTITION_SHIFT, RowStore, Spill, runs_of
 from megabolt.reads.duplicates.templates import Templates
 from megabolt.reads.duplicates.umi import join_umis
 
 T = TypeVar("T")
+U = np.uint64
 #: Read groups and libraries that a row has bits for.
 MAX_READ_GROUPS = 1 << 15
 #: Rows of one task, unless a partition has more.
 _TASK_ROWS = 1 << 16
+#: Partitions with more rows are divided.
+_LARGE_PARTITION = 1 << 16
 _MAX_BITMAP_BITS = 30
 
 
@@ -228,14 +231,15 @@ class _Resolver:
         groups.enter_ends(self.lone.take(first, last)[0], self.bitmap, self.bits)
 
     def _resolve_pairs(self, first: int, last: int) -> tuple[NDArray[np.int64], Counter[tuple[int, int]]]:
-        rows, bounds = self.pairs.take(first, last)
+        rows, bounds = _divided(*self.pairs.take(first, last), groups.UPPER)
         n = len(rows)
         if self.joins:
             join_umis(rows, bounds, True)
         counts = np.zeros((len(self.finder._names), groups.N_COUNTS), np.int64)
-        sets = np.empty((n // 2 + 1, 2), np.int64)
+        small = np.zeros((groups.SMALL, groups.SMALL), np.int64)
+        large = np.empty(n // groups.SMALL + 1, np.int64)
         markers = np.empty((2 * n if self.bits else 0, rows.shape[1]), np.uint64)
-        found = np.zeros(3, np.int64)
+        found = np.zeros(2, np.int64)
         groups.resolve_pairs(
             rows,
             bounds,
@@ -250,26 +254,26 @@ class _Resolver:
             self.duplicate,
             self.optical,
             counts,
-            sets,
+            small,
+            large,
             markers,
             found,
         )
         if found[1]:
             self._add_markers(markers[: found[1]])
-        kinds, numbers = np.unique(sets[: found[0]], axis=0, return_counts=True)
-        sizes = Counter({(int(a), int(b)): int(c) for (a, b), c in zip(kinds, numbers, strict=True)})
-        sizes[1, 0] += int(found[2])
+        sizes = Counter({(int(k), int(m)): int(small[k, m]) for k, m in zip(*np.nonzero(small), strict=True)})
+        sizes.update((size >> 32, size & 0xFFFFFFFF) for size in large[: found[0]].tolist())
         return counts, sizes
 
     def _add_markers(self, markers: NDArray[np.uint64]) -> None:
         counts = np.zeros(N_PARTITIONS, np.int64)
-        groups.count_lone(markers, counts)
+        groups.count_rows(markers, U(0), PARTITION_SHIFT, counts)
         piece = self.lone.open_piece(counts)
-        groups.move_lone(markers, piece.bounds[:-1].copy(), piece.rows)
+        groups.move_rows(markers, U(0), PARTITION_SHIFT, piece.bounds[:-1].copy(), piece.rows)
         self.lone.close_piece(piece)
 
     def _resolve_lone(self, first: int, last: int) -> NDArray[np.int64]:
-        rows, bounds = self.lone.take(first, last)
+        rows, bounds = _divided(*self.lone.take(first, last), U(0))
         if self.joins:
             join_umis(rows, bounds, False)
         counts = np.zeros((len(self.finder._names), groups.N_COUNTS), np.int64)
@@ -293,6 +297,21 @@ class _Resolver:
                 )
             )
         return out
+
+
+def _divided(
+    rows: NDArray[np.uint64], bounds: NDArray[np.int64], upper: np.uint64
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """A partition with many rows in parts whose tables a core's cache can hold."""
+    if len(bounds) > 2 or len(rows) <= _LARGE_PARTITION:
+        return rows, bounds
+    bits = min(PARTITION_SHIFT, (len(rows) // _LARGE_PARTITION).bit_length() + 2)
+    counts = np.zeros(1 << bits, np.int64)
+    groups.count_rows(rows, upper, PARTITION_SHIFT - bits, counts)
+    divided = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    out = np.empty_like(rows)
+    groups.move_rows(rows, upper, PARTITION_SHIFT - bits, divided[:-1].copy(), out)
+    return out, divided
 
 
 def _table(bounds: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -34,6 +34,10 @@ PAIR_DUPLICATES, OPTICAL_PAIRS, LONE_DUPLICATES, HALF_DUPLICATES, N_COUNTS = ran
 _NO_END = U(0xFFFFFFFFFFFFFFFF)
 _ABSENT_MATE = U(0xFFFFFFFFFFFFFFFE)
 _END = (U(1) << U(48)) - U(1)
+#: Bits of word 1 that belong to the key of a pair.
+UPPER = _END
+#: Groups of fewer pairs are counted, larger ones are listed.
+SMALL = 32
 _HALF_PAIR = U(8) << U(16)
 _MARKER = U(4) << U(16)
 _OTHER_NAME = U(2) << U(16)
@@ -141,18 +145,25 @@ def pack(
             out[row, 4] = umi[i]
 
 
-@kernel("void(uint64[:, ::1], int64[::1])")
-def count_lone(rows: NDArray[np.uint64], counts: NDArray[np.int64]) -> None:
-    """Rows of each partition of the lone reads."""
+@kernel("void(uint64[:, ::1], uint64, int64, int64[::1])")
+def count_rows(rows: NDArray[np.uint64], upper: Any, shift: Any, counts: NDArray[np.int64]) -> None:
+    """Rows by the bits of their hash from `shift` on, of which len(counts), a power of two, are told apart.
+
+    upper: UPPER for pairs, 0 for lone reads.
+    """
+    mask = U(len(counts) - 1)
     for i in range(U(len(rows))):
-        counts[_mix(rows[i, 0], U(0)) >> U(56)] += 1
+        counts[(_mix(rows[i, 0], rows[i, 1] & upper) >> U(shift)) & mask] += 1
 
 
-@kernel("void(uint64[:, ::1], int64[::1], uint64[:, ::1])")
-def move_lone(rows: NDArray[np.uint64], free: NDArray[np.int64], out: NDArray[np.uint64]) -> None:
-    """Rows to the next free places of their partitions."""
+@kernel("void(uint64[:, ::1], uint64, int64, int64[::1], uint64[:, ::1])")
+def move_rows(
+    rows: NDArray[np.uint64], upper: Any, shift: Any, free: NDArray[np.int64], out: NDArray[np.uint64]
+) -> None:
+    """Rows to the next free places for those bits."""
+    mask = U(len(free) - 1)
     for i in range(U(len(rows))):
-        k = _mix(rows[i, 0], U(0)) >> U(56)
+        k = (_mix(rows[i, 0], rows[i, 1] & upper) >> U(shift)) & mask
         for w in range(rows.shape[1]):
             out[U(free[k]), w] = rows[i, w]
         free[k] += 1
@@ -318,7 +329,7 @@ def _emit_markers(
 
 @kernel(
     "void(uint64[:, ::1], int64[::1], boolean, int64, int64, uint64[::1], int64, int32[::1], int32[:, ::1],"
-    " uint64[::1], uint64[::1], uint64[::1], int64[:, ::1], int64[:, ::1], uint64[:, ::1], int64[::1])"
+    " uint64[::1], uint64[::1], uint64[::1], int64[:, ::1], int64[:, ::1], int64[::1], uint64[:, ::1], int64[::1])"
 )
 def resolve_pairs(
     rows: NDArray[np.uint64],
@@ -334,15 +345,16 @@ def resolve_pairs(
     duplicate: NDArray[np.uint64],
     optical: NDArray[np.uint64],
     counts: NDArray[np.int64],
-    sets: NDArray[np.int64],
+    small: NDArray[np.int64],
+    large: NDArray[np.int64],
     markers: NDArray[np.uint64],
     found: NDArray[np.int64],
 ) -> None:
     """Duplicates among the pairs of some partitions.
 
-    heads, work [4, n], keys [n]: room to work in. counts: see PAIR_DUPLICATES. sets: pairs and optical duplicates of
-    each group of several. markers: for ends that `bitmap` (2^bits bits; bits 0: none) has. found: sets, markers, single
-    pairs.
+    heads, work [4, n], keys [n]: room to work in. counts: see PAIR_DUPLICATES. small: groups of so many pairs, so many
+    of them optical duplicates, below SMALL; large: pairs << 32 | optical duplicates of each of the others. markers: for
+    ends that `bitmap` (2^bits bits; bits 0: none) has. found: large groups, markers.
     """
     following, members, order, parent = work[0], work[1], work[2], work[3]
     for k in range(len(bounds) - 1):
@@ -378,7 +390,7 @@ def resolve_pairs(
             if bits > 0:
                 found[1] = _emit_markers(rows, U(best), n, bitmap, bits, markers, found[1])
             if n == 1:
-                found[2] += 1
+                small[1, 0] += 1
                 continue
             close = np.int64(0)
             if distance >= 0:
@@ -389,8 +401,11 @@ def resolve_pairs(
             library = rows[U(best), 0] >> U(48)
             counts[library, PAIR_DUPLICATES] += n - 1
             counts[library, OPTICAL_PAIRS] += close
-            sets[U(found[0]), 0], sets[U(found[0]), 1] = n, close
-            found[0] += 1
+            if n < SMALL:
+                small[n, close] += 1
+            else:
+                large[U(found[0])] = np.int64(n) << 32 | close
+                found[0] += 1
 
 
 @kernel("void(uint64[:, ::1], int64[::1], boolean, int32[::1], uint64[::1], int64[:, ::1])")

@@ -20,8 +20,9 @@ from megabolt.compute.jit import kernel
 from megabolt.errors import ResourceError
 
 U = np.uint64
-#: Partitions, by the top bits of the hash.
+#: Partitions, by the top bits of a 64-bit hash.
 N_PARTITIONS = 256
+PARTITION_SHIFT = 56
 _SLAB_ROWS = 1 << 18
 
 

@@ -186,6 +186,26 @@ def test_agrees_with_the_plain_version(n: int, places: int, options: DuplicateOp
     assert (len(memory.frames) > 0) == (n >= 3000)
 
 
+@pytest.mark.parametrize("umi", [False, True])
+def test_large_partitions_are_divided(umi: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megabolt.reads.duplicates.finder._LARGE_PARTITION", 20)
+    monkeypatch.setattr("megabolt.reads.duplicates.finder._TASK_ROWS", 50)
+    ones = random_ones(np.random.default_rng(9), 4000, 20)
+    options = DuplicateOptions(umi=umi, umi_mismatches=0)
+    duplicate, optical, sizes = plain(ones, options)
+    got = find(ones, options, threads=2)
+    assert (numbers(got.duplicate), numbers(got.optical)) == (duplicate, optical)
+    assert +got.set_sizes == sizes
+
+
+def test_groups_of_hundreds() -> None:
+    ones = random_ones(np.random.default_rng(9), 1500, 2)
+    duplicate, optical, sizes = plain(ones, DuplicateOptions())
+    assert max(sizes)[0] > 100
+    got = find(ones, DuplicateOptions())
+    assert (numbers(got.duplicate), numbers(got.optical), +got.set_sizes) == (duplicate, optical, sizes)
+
+
 def test_metrics_count_every_library() -> None:
     options = DuplicateOptions()
     ones = random_ones(np.random.default_rng(5), 2000, 12)
