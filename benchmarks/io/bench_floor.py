@@ -34,7 +34,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
 
-from bench_align import Run, bam_of, faults, read_answer, reads_of, run_once
+from bench_align import Run, faults, read_answer, reads_of, run_once
 from runs import Cost, prepare_megabolt, processor, versions
 
 from megabolt.compute.bits import PADDING
@@ -89,7 +89,7 @@ def pack(bam: Path, target: Path) -> dict[str, float]:
 
 def part(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """A part of the floor in a process of its own, on one processor; what it says of itself."""
-    files = args.fastqs if name == "unpack" else [bam_of(args, "megabolt"), args.work / "floor.bam"]
+    files = args.fastqs if name == "unpack" else [args.work / "megabolt.bam", args.work / "floor.bam"]
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(allowed)[:1])
     try:
@@ -111,11 +111,11 @@ def run_all(args: argparse.Namespace, reference: Path) -> tuple[Run, dict[str, l
     costs: list[Cost] = []
     parts: dict[str, list[dict[str, Any]]] = {"unpack": [], "pack": []}
     for _ in range(args.repeats):
-        costs.append(run_once("megabolt", args, reference, args.threads, bam_of(args, "megabolt")))
+        costs.append(run_once("megabolt", args, reference, args.threads, args.work / "megabolt.bam"))
         for name, found in parts.items():
             found.append(part(name, args))
     middle = sorted(costs, key=lambda cost: cost.cpu_seconds)[(len(costs) - 1) // 2]
-    bam = bam_of(args, "megabolt")
+    bam = args.work / "megabolt.bam"
     return Run("megabolt", args.threads, middle, bam.stat().st_size, read_answer(bam), costs), parts
 
 

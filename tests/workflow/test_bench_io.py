@@ -21,7 +21,7 @@ needs_markdup = pytest.mark.skipif("markdup" not in subcommands(), reason="there
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench")
-    size = ["--genome-size", "40000", "--contigs", "1", "--depth", "10", "--seed", "5"]
+    size = ["--genome-size", "40000", "--contigs", "1", "--depth", "10", "--duplicates", "0.2", "--seed", "5"]
     assert main(["simulate", "--outdir", str(folder), *size]) == 0
     return folder
 
