@@ -14,17 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megabolt.compute.bits import PADDING, U, load_i32, load_u16, store_u32
-from megabolt.compute.jit import callee, inline, kernel
+from megabolt.compute.jit import callee, kernel
 from megabolt.formats.bam_records import RecordBlock
 from megabolt.recalibrate.counts import check_groups
-from megabolt.recalibrate.options import N_QUALITIES, ApplyOptions
+from megabolt.recalibrate.options import N_CONTEXTS, N_QUALITIES, ApplyOptions
 from megabolt.recalibrate.quantize import quantize, static_levels
 from megabolt.recalibrate.read_groups import GroupMap
 from megabolt.recalibrate.table import Recalibration
 
 #: repeated from options.py: kernels may not take constants of other files
-_QUALITIES, _CONTEXTS, _NO_CONTEXT = 94, 17, 16
-_CODES = 0x4444444344424104
+_QUALITIES = 94
+#: Codes 0..3 of the 16 nibbles of a BAM sequence, 4 for what is no base; the same, complemented (7 for no base).
+_CODES, _COMPLEMENTS = 0x4444444344424104, 0x7777777077717237
+#: Contexts in the kernel's table: 8 * (base before) + base.
+_PAIRS = 64
 #: Added to the sum of two table entries to index the list of final qualities.
 _ZERO = 256
 
@@ -50,9 +53,8 @@ class Applier:
         self.groups = groups
         self.options = options or ApplyOptions()
         self._max_cycle = recalibration.counts.max_cycle
-        base = recalibration.base_quality[:, :, None]
-        self._cycle = np.ascontiguousarray(recalibration.cycle_quality, np.int16).reshape(-1)
-        self._context = np.ascontiguousarray(recalibration.context_quality - base, np.int16).reshape(-1)
+        self._cycle = np.ascontiguousarray(recalibration.cycle_quality, np.int8).reshape(-1)
+        self._context = _context_shifts(recalibration)
         self._final = _final_qualities(recalibration, self.options)
         self._table_row = _table_rows(recalibration, groups)
 
@@ -72,6 +74,14 @@ class Applier:
             block.data, block.offsets, rows, self._table_row, self._cycle, self._context, self._final,
             self.options.preserve_below, self.options.low_quality_tail, self._max_cycle,
         )  # fmt: skip
+
+
+def _context_shifts(recalibration: Recalibration) -> NDArray[np.int8]:
+    """int8 [rows * 94 * _PAIRS]: what the context adds; nothing where a base is none."""
+    shifts = np.zeros((*recalibration.base_quality.shape, 8, 8), np.int8)
+    known = recalibration.context_quality[:, :, :N_CONTEXTS] - recalibration.base_quality[:, :, None]
+    shifts[:, :, :4, :4] = known.reshape(*known.shape[:2], 4, 4)
+    return shifts.reshape(-1)
 
 
 def _table_rows(recalibration: Recalibration, groups: GroupMap) -> NDArray[np.int32]:
@@ -107,49 +117,41 @@ def keep_original_qualities(block: RecordBlock) -> RecordBlock:
 # --- kernels ---
 
 
-@inline
-def _base(data: Any, sequence: Any, r: Any) -> Any:
-    """Code of base r of the packed sequence that begins at a byte."""
-    pair = U(data[U(sequence + (r >> 1))])
-    nibble = (pair >> U((~r & 1) << 2)) & U(15)
-    return np.int64((U(_CODES) >> (nibble << U(2))) & U(7))
-
-
 @callee
 def _replace(
     data: Any, sequence: Any, quality: Any, length: Any, flag: Any, row: Any, cycles: Any, contexts: Any, final: Any,
     preserve_below: Any, tail: Any, max_cycle: Any,
 ) -> Any:  # fmt: skip
-    """New qualities for one read."""
+    """New qualities for one read; its tails of low quality stay and give no context."""
     high = length
     while high > 0 and data[U(quality + high - 1)] <= tail:
         high -= 1
     low = np.int64(0)
     while low < high and data[U(quality + low)] <= tail:
         low += 1
-    reverse = flag & 0x10 != 0
     sign = np.int64(-1) if flag & 0x81 == 0x81 else np.int64(1)
-    step, flip, r = np.int64(1), np.int64(0), np.int64(0)
-    if reverse:
-        step, flip, r = np.int64(-1), np.int64(3), length - 1
-    before = np.int64(4)  # the base sequenced before, as read
-    place = row * _QUALITIES * (2 * max_cycle + 1) + max_cycle
-    for n in range(1, length + 1):
-        code = _base(data, sequence, r) if low <= r < high else np.int64(4)
+    step, codes, r, cycle = np.int64(1), U(_CODES), low, low + 1
+    if flag & 0x10 != 0:
+        step, codes, r, cycle = np.int64(-1), U(_COMPLEMENTS), high - 1, length - high + 1
+    before = U(4)
+    width = 2 * max_cycle + 1
+    cycles_at = row * _QUALITIES * width + max_cycle
+    contexts_at = row * _QUALITIES * _PAIRS
+    for _ in range(high - low):
+        pair = U(data[U(sequence + (r >> 1))])
+        code = (codes >> (((pair >> U((~r & 1) << 2)) & U(15)) << U(2))) & U(7)
         q = np.int64(data[U(quality + r)])
         if q >= preserve_below and q < _QUALITIES:
-            context = np.int64(_NO_CONTEXT)
-            if (before | code) < 4:
-                context = ((before ^ flip) << 2) | (code ^ flip)
-            new = np.int64(contexts[U((row * _QUALITIES + q) * _CONTEXTS + context)])
-            cycle = sign * n if n <= max_cycle else np.int64(0)
-            new += np.int64(cycles[U(place + q * (2 * max_cycle + 1) + cycle)])
-            data[U(quality + r)] = final[U(new + _ZERO)]
+            shift = np.int64(contexts[U(contexts_at + q * _PAIRS) + (before << U(3) | code)])
+            own = sign * cycle if cycle <= max_cycle else np.int64(0)
+            new = np.int64(cycles[U(cycles_at + q * width + own)])
+            data[U(quality + r)] = final[U(new + shift + _ZERO)]
         before = code
         r += step
+        cycle += 1
 
 
-@kernel("void(uint8[::1], int64[::1], int32[::1], int32[::1], int16[::1], int16[::1], uint8[::1], int64, int64, int64)")
+@kernel("void(uint8[::1], int64[::1], int32[::1], int32[::1], int8[::1], int8[::1], uint8[::1], int64, int64, int64)")
 def _apply(
     data: Any, offsets: Any, rows: Any, table_row: Any, cycles: Any, contexts: Any, final: Any, preserve_below: Any,
     tail: Any, max_cycle: Any,
