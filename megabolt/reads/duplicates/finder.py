@@ -104,7 +104,8 @@ class DuplicateFinder:
     spill
         File for rows that memory does not hold.
     budget
-        Bytes of memory for rows; twice as much is in use while resolving. Without `spill`, more is an error.
+        Bytes of memory for rows; `resolve` needs some more, for each thread 20 MB or twice a partition (1 / 256
+        of the rows). Without `spill`, more rows are an error.
     """
 
     def __init__(
@@ -151,17 +152,22 @@ class DuplicateFinder:
         counts = np.zeros((2, N_PARTITIONS), np.int64)
         kinds = np.zeros_like(self._kinds)
         groups.classify(
-            templates.signature, templates.read_group, templates.flags, self._library, target, counts, kinds
+            templates.signature,
+            templates.read_group,
+            templates.flags,
+            templates.unmapped,
+            templates.others,
+            self._library,
+            target,
+            counts,
+            kinds,
         )
-        owner = self._library[templates.read_group].astype(np.int64)
-        np.add.at(kinds[:, 3], owner, templates.unmapped.astype(np.int64))
-        np.add.at(kinds[:, 4], owner, templates.others.astype(np.int64))
         index = np.zeros(0, np.int64) if templates.index is None else templates.index
         stop = first_template + templates.n if templates.index is None else int(index.max(initial=-1)) + 1
         with self._lock:
             self._kinds += kinds
             self._stop = max(self._stop, stop)
-        umi = templates.umi if templates.umi is not None else np.zeros(templates.n, np.uint64)
+        umi = templates.umi if templates.umi is not None else np.zeros(templates.n * self.options.umi, np.uint64)
         pieces = self._pairs.open_piece(counts[0]), self._lone.open_piece(counts[1])
         groups.pack(
             templates.signature,
@@ -209,9 +215,11 @@ class _Resolver:
         for part, sizes in self._each(self._resolve_pairs, self.pairs):
             counts += part
             set_sizes.update(sizes)
+        self.pairs.clear()
         if self.bits:
             for part in self._each(self._resolve_lone, self.lone):
                 counts += part
+            self.lone.clear()
         n_bytes = (self.n + 7) // 8
         return Duplicates(
             duplicate=self.duplicate.view(np.uint8)[:n_bytes],

@@ -70,23 +70,30 @@ def _mix(first: Any, second: Any) -> Any:
     return x ^ (x >> U(31))
 
 
-@kernel("void(uint64[:, ::1], uint16[::1], uint8[::1], uint64[::1], uint16[::1], int64[:, ::1], int64[:, ::1])")
+@kernel(
+    "void(uint64[:, ::1], uint16[::1], uint8[::1], uint16[::1], uint16[::1], uint64[::1], uint16[::1], int64[:, ::1],"
+    " int64[:, ::1])"
+)
 def classify(
     signature: NDArray[np.uint64],
     read_group: NDArray[np.uint16],
     flags: NDArray[np.uint8],
+    unmapped: NDArray[np.uint16],
+    others: NDArray[np.uint16],
     library: NDArray[np.uint64],
     target: NDArray[np.uint16],
     counts: NDArray[np.int64],
     kinds: NDArray[np.int64],
 ) -> None:
-    """target = kind << 8 | partition of each template; rows of each; pairs, lone reads and halves a library."""
+    """target = kind << 8 | partition of each template; rows of each; kinds of reads of each library."""
     for i in range(U(len(target))):
         first, second = signature[i, 0], signature[i, 1]
+        owner = library[read_group[i]]
+        kinds[owner, 3] += unmapped[i]
+        kinds[owner, 4] += others[i]
         if first == _NO_END:
             target[i] = _NONE
             continue
-        owner = library[read_group[i]]
         key = owner << U(48) | (first & _END)
         if second >= _ABSENT_MATE:
             h = _mix(key, U(0))

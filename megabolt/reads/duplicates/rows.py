@@ -164,6 +164,11 @@ class RowStore:
                 filled = _gather(source, table, k, rows, filled)
         return rows, bounds
 
+    def clear(self) -> None:
+        """Let go of all rows."""
+        self._slabs, self._frames = [], [[] for _ in range(N_PARTITIONS)]
+        self.counts[:] = 0
+
 
 def runs_of(counts: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
     """Runs of neighbouring partitions with at most `most` rows, or of one partition."""

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from megabolt.align.record import NO_END
 from megabolt.errors import InternalError, ResourceError
 from megabolt.reads.duplicates.finder import DuplicateFinder, DuplicateOptions, Duplicates
 from megabolt.reads.duplicates.templates import ABSENT_MATE, HALF_PAIR, MATE1_REVERSE, OTHER_NAME, Templates
+from megabolt.reads.scratch import Scratch
 
 LIBRARIES = ["a", "b", "a", "c"]
 NONE, ABSENT = int(NO_END), int(ABSENT_MATE)
@@ -265,6 +268,30 @@ def test_rules(ones: list[One], duplicate: set[int], optical: set[int]) -> None:
     got = find(numbered, DuplicateOptions())
     assert (numbers(got.duplicate), numbers(got.optical)) == (duplicate, optical)
     assert plain(numbered, DuplicateOptions())[:2] == (duplicate, optical)
+
+
+def test_rows_come_back_from_scratch(tmp_path: Path) -> None:
+    ones = random_ones(np.random.default_rng(2), 6000, 300)
+    with Scratch(tmp_path, "x") as scratch:
+        file = scratch.open_file()
+        got = find(ones, DuplicateOptions(), threads=2, step=100, budget=50_000, spill=file)
+        assert file.n_bytes > 10_000
+    duplicate, optical, _ = plain(ones, DuplicateOptions())
+    assert (numbers(got.duplicate), numbers(got.optical)) == (duplicate, optical)
+
+
+def test_many_threads_may_add(tmp_path: Path) -> None:
+    ones = random_ones(np.random.default_rng(3), 20_000, 3000)
+    finder = DuplicateFinder(LIBRARIES, spill=(memory := Memory()), budget=200_000)
+    parts = [(templates_of(ones[k : k + 50]), k) for k in range(0, len(ones), 50)]
+    with ThreadPoolExecutor(8) as pool:
+        for task in [pool.submit(finder.add, *part) for part in parts]:
+            task.result()
+    assert finder.used < 400_000
+    got = finder.resolve(3)
+    duplicate, optical, sizes = plain(ones, DuplicateOptions())
+    assert (numbers(got.duplicate), numbers(got.optical), +got.set_sizes) == (duplicate, optical, sizes)
+    assert memory.frames
 
 
 def test_numbers_of_templates_may_have_gaps() -> None:

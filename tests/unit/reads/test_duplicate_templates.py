@@ -14,7 +14,7 @@ import numpy as np
 import pysam
 import pytest
 
-from megabolt.align.record import NO_END
+from megabolt.align.record import NO_END, RecordChunk
 from megabolt.compute.bits import PADDING
 from megabolt.formats.bam import RecordBlock
 from megabolt.reads.duplicates.templates import (
@@ -30,6 +30,7 @@ from megabolt.reads.duplicates.templates import (
     end_offsets,
     ends_of_records,
     join_ends,
+    templates_of,
     umi_code,
 )
 
@@ -223,3 +224,58 @@ def test_joined_ends(tmp_path: Path) -> None:
     assert got.location.tolist() == [[1, 2, 3], [4, 5, 6], [-1, -1, -1], [-1, -1, -1]]
     assert got.flags.tolist() == [MATE1_REVERSE, 0, 0, HALF_PAIR]
     assert got.read_group.tolist() == [3, 4, 5, 6]
+
+
+def chunk_of(records: list[pysam.AlignedSegment], ordinal: list[int], folder: Path) -> RecordChunk:
+    block = block_of(records, folder)
+    n = ordinal[-1] // 32 + 1
+    return RecordChunk(
+        data=block.data,
+        offsets=block.offsets,
+        key=np.zeros(len(ordinal), np.uint64),
+        ordinal=np.array(ordinal, np.int64),
+        signature=np.arange(2 * n + 2, dtype=np.uint64).reshape(-1, 2),
+        quality_sum=np.arange(n + 1, dtype=np.int32),
+        read_group=7,
+        n_pairs=n,
+        n_records=len(ordinal),
+    )
+
+
+def test_templates_of_a_chunk(tmp_path: Path) -> None:
+    tags = [("RX", "AC-GT", "Z"), ("MC", "10M", "Z")]
+    records = [
+        record_of("A:1:1:2:3", flag=0x51, start=300, tags=tags, mate=(0, 100)),
+        record_of("A:1:1:2:3", flag=0x851, start=700),
+        record_of("A:1:1:2:3", flag=0x851, start=800),
+        record_of("A:1:1:2:3", flag=0xA1, start=100),
+        record_of("A:1:1:2:3", flag=0x8A1, start=900),
+        record_of("A:1:1:2:4:UMI", flag=0x49),
+        record_of("A:1:1:2:4:UMI", flag=0x95),
+        record_of("A:1:F:2:9:8:7:AC", flag=0x4D),
+        record_of("A:1:F:2:9:8:7:AC", flag=0x8D),
+    ]
+    chunk = chunk_of(records, [0, 1, 2, 16, 17, 32, 48, 64, 80], tmp_path)
+    got = templates_of(chunk)
+    assert got.n == 3
+    assert got.signature.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert got.quality_sum.tolist() == [0, 1, 2]
+    assert got.location.tolist() == [[1, 2, 3], [-1, -1, -1], [9, 8, 7]]
+    assert got.read_group.tolist() == [7, 7, 7]
+    assert got.flags.tolist() == [MATE1_REVERSE, 0, OTHER_NAME]
+    assert got.unmapped.tolist() == [0, 1, 2]
+    assert got.others.tolist() == [3, 0, 0]
+    assert got.umi is None
+    for duplex, text in ((False, "ACGT"), (True, "GTAC")):
+        umi = templates_of(chunk, want_umi=True, duplex=duplex).umi
+        assert umi is not None
+        assert umi.tolist() == [umi_code(text), 0, 0]
+    chunk.signature[:] = 9
+    chunk.quality_sum[:] = 9
+    assert (got.signature != 9).all()
+
+
+def test_templates_of_single_reads(tmp_path: Path) -> None:
+    chunk = chunk_of([record_of("a", flag=16), record_of("b", flag=4)], [0, 32], tmp_path)
+    got = templates_of(chunk)
+    assert (got.flags.tolist(), got.unmapped.tolist(), got.others.tolist()) == ([MATE1_REVERSE, 0], [0, 1], [0, 0])
