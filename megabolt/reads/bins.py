@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -183,7 +184,8 @@ class BinStore:
     def seal(self, room: int = 0, threads: int = 1) -> None:
         """All records are in: leave `room` bytes of the budget to sorted blocks.
 
-        What is in the way goes to scratch, if there is one, the last bins first, as they are wanted last.
+        Sorting takes at most twice the `n_bytes` of its part, the block that comes of it once. What is in the way goes
+        to scratch, if there is one, the last bins first, as they are wanted last.
         """
         self._filler.seal(room, threads)
 
@@ -193,8 +195,10 @@ class BinStore:
         """Memory of bin k's sorted block, halo included."""
         return int(self._contents.table[k, N_BYTES])
 
-    def parts(self) -> list[Part]:
+    def parts(self, threads: int = 1) -> list[Part]:
         """All bins in order, the unplaced last; bins that exceed a quarter of the budget in parts.
+
+        To be asked when all records are in; deep bins are read through for it, once.
 
         Raises
         ------
@@ -202,7 +206,8 @@ class BinStore:
             So many records begin at one place that they are more than that.
         """
         if self._parts is None:
-            self._parts = [self._parts_of(k) for k in range(self._contents.n_bins)]
+            with ThreadPoolExecutor(threads) as pool:
+                self._parts = list(pool.map(self._parts_of, range(self._contents.n_bins)))
             self._parts_left[:] = [len(parts) for parts in self._parts]
         return [part for parts in self._parts for part in parts]
 

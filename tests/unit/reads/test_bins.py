@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -402,3 +404,56 @@ def test_records_longer_than_a_slab_are_refused() -> None:
     chunk.offsets[1] = SLAB_BYTES - 7
     with pytest.raises(ResourceError, match="a record of 131,065 bytes is too long"):
         store.add(chunk)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import numpy as np
+from megabolt.align.record import RecordChunk
+from megabolt.reads.arena import BufferPool
+from megabolt.reads.bins import BinStore
+from megabolt.reads.scratch import SpillFile
+
+def high_water(name):
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(name))
+
+def run(budget, n_chunks):
+    store = BinStore([20 << 20], budget, lambda: SpillFile(Path(sys.argv[1])))
+    for k in range(n_chunks):
+        chunk.first_pair = k * n // 2
+        records[:, 36:] = rng.integers(0, 256, (n, 364), np.uint8)
+        store.add(chunk)
+    parts, pool, total = store.parts(), BufferPool(), 0
+    store.seal(3 * max(part.n_bytes for part in parts))
+    for part in parts:
+        block = store.sorted_part(part, pool)
+        total += block.last - block.first
+        pool.give_back(block.records.data)
+    assert total == n * n_chunks
+    return store.spilled_bytes
+
+n, rng = 8192, np.random.default_rng(1)
+records = np.zeros((n, 400), np.uint8)
+places = rng.integers(0, 20 << 20, n)
+records[:, :4] = np.frombuffer(np.uint32(396).tobytes(), np.uint8)
+chunk = RecordChunk(
+    records.reshape(-1), np.arange(n + 1) * 400, (places.astype(np.uint64) + 1) << np.uint64(1), np.arange(n) * 16,
+    np.full((n // 2, 2), (1 << 64) - 1, np.uint64), np.zeros(n // 2, np.int32), n_pairs=n // 2, n_records=n,
+)
+run(1 << 22, 2)
+Path("/proc/self/clear_refs").write_text("5")
+before = high_water("VmRSS")
+spilled = run(64 << 20, 80)
+print(spilled, high_water("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of memory")
+def test_memory_stays_within_the_budget(tmp_path: Path) -> None:
+    """262 MB of records that cannot be compressed, 67 MB for them."""
+    done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    spilled, peak = map(int, done.stdout.split())
+    assert spilled > 180e6
+    assert peak < 1.1 * (64 << 20)
