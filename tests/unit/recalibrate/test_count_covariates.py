@@ -4,43 +4,18 @@
 from __future__ import annotations
 
 import random
-from collections import Counter as Tally
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from megabolt.errors import UsageError
-from megabolt.formats.bam_records import RecordBlock
 from megabolt.recalibrate import Counter, CountOptions, Counts, GroupMap, KnownSites, read_known_sites
-from megabolt.testing.records import HandRead, TextReference, make_block, pack
+from megabolt.testing.covariates import MATE_REVERSE, MatedRead, Tallies, block_of, count_slowly
+from megabolt.testing.records import PAIRED, REVERSE, SECOND, HandRead, TextReference, make_block
 
 ONE_GROUP = GroupMap.of_pairs([("a", "unit")])
-PAIRED, REVERSE, MATE_REVERSE, SECOND = 0x1, 0x10, 0x20, 0x80
-
-
-@dataclass(frozen=True)
-class MatedRead(HandRead):
-    """A read with its mate's place and the fragment's length."""
-
-    mate: int = -1
-    size: int = 0
-
-
-def block_of(reads: Sequence[MatedRead], tag: bytes = b"RGZa\0") -> RecordBlock:
-    """Records with mates and the tag RG, in the order given."""
-    records = []
-    for k, read in enumerate(reads):
-        record = bytearray(pack(read, k) + tag)
-        record[0:4] = (len(record) - 4).to_bytes(4, "little")
-        record[24:28] = (0 if read.mate >= 0 else -1).to_bytes(4, "little", signed=True)
-        record[28:32] = read.mate.to_bytes(4, "little", signed=True)
-        record[32:36] = read.size.to_bytes(4, "little", signed=True)
-        records.append(bytes(record))
-    offsets = np.cumsum([0, *map(len, records)]).astype(np.int64)
-    return RecordBlock(np.frombuffer(b"".join(records) + bytes(1024), np.uint8).copy(), offsets)
 
 
 def known_sites(tmp_path: Path, reference: TextReference, sites: Sequence[tuple[int, int]]) -> KnownSites:
@@ -52,130 +27,9 @@ def known_sites(tmp_path: Path, reference: TextReference, sites: Sequence[tuple[
     return read_known_sites([path], reference.contigs)
 
 
-# --- the slow version: columns of (read base index or None, place or None) ---
-
-COMPLEMENT = dict(zip("ACGTN", "TGCAN"))
-
-
-@dataclass
-class Slow:
-    """Bases and errors by (quality, cycle) and (quality, context)."""
-
-    cycles: Tally[tuple[int, int]] = field(default_factory=Tally)
-    cycle_errors: Tally[tuple[int, int]] = field(default_factory=Tally)
-    contexts: Tally[tuple[int, str]] = field(default_factory=Tally)
-    context_errors: Tally[tuple[int, str]] = field(default_factory=Tally)
-    reads: int = 0
-
-
-def operations(cigar: str) -> list[tuple[int, str]]:
-    parts, number = [], ""
-    for letter in cigar:
-        if letter.isdigit():
-            number += letter
-        else:
-            parts.append((int(number), letter))
-            number = ""
-    return parts
-
-
-def columns_of(read: MatedRead) -> list[tuple[int | None, int | None]]:
-    """One (index in the read, place) per column of the alignment, without clips; None where there is none."""
-    columns: list[tuple[int | None, int | None]] = []
-    i, p = 0, read.start
-    for size, op in operations(read.cigar):
-        for _ in range(size):
-            if op in "M=X":
-                columns.append((i, p))
-            elif op == "I":
-                columns.append((i, None))
-            elif op == "D":
-                columns.append((None, p))
-            i += op in "M=XIS"
-            p += op in "M=XD"
-    return columns
-
-
-def without_adapter(
-    read: MatedRead, columns: list[tuple[int | None, int | None]]
-) -> list[tuple[int | None, int | None]]:
-    """Columns inside the fragment."""
-    reverse, mate_reverse = bool(read.flag & REVERSE), bool(read.flag & MATE_REVERSE)
-    places = [p for _, p in columns if p is not None]
-    if not read.flag & PAIRED or read.size == 0 or read.mate < 0 or reverse == mate_reverse:
-        return columns
-    if reverse:
-        if places[-1] > read.mate and places[0] <= read.mate - 1 <= places[-1]:
-            last = max(k for k, (_, p) in enumerate(columns) if p is not None and p <= read.mate - 1)
-            columns = columns[last + 1 :]
-    else:
-        boundary = read.start + abs(read.size)
-        if read.start <= read.mate + read.size and places[0] <= boundary <= places[-1]:
-            first = min(k for k, (_, p) in enumerate(columns) if p is not None and p >= boundary)
-            columns = columns[:first]
-    while columns and columns[0][0] is None:
-        columns = columns[1:]
-    while columns and columns[-1][0] is None:
-        columns = columns[:-1]
-    return columns
-
-
-def masked(columns: Sequence[tuple[int | None, int | None]], sites: Sequence[tuple[int, int]]) -> set[int]:
-    """Indices of bases at known sites, found site by site."""
-    found: set[int] = set()
-    places = [p for _, p in columns if p is not None]
-    bases = [i for i, _ in columns if i is not None]
-    for start, stop in sites:
-        end = stop - 1
-        if end < places[0] or start > places[-1]:
-            continue
-        first, last = bases[0], bases[-1]
-        for k, (i, p) in enumerate(columns):
-            following = [j for j, _ in columns[k:] if j is not None]
-            if p == start:
-                first = i if i is not None else following[0] - 1
-            if p == end:
-                last = i if i is not None else following[0]
-        found.update(range(first, last + 1))
-    return found
-
-
-def count_slowly(reads: Sequence[MatedRead], text: str, sites: Sequence[tuple[int, int]], slow: Slow) -> None:
-    for read in reads:
-        if read.flag & 0x704 or read.mapq in (0, 255):
-            continue
-        columns = without_adapter(read, columns_of(read))
-        bases = [i for i, _ in columns if i is not None]
-        low, high = bases[0], bases[-1] + 1
-        slow.reads += 1
-        quality = read.quality if isinstance(read.quality, tuple) else (read.quality,) * len(read.sequence)
-        shown = list(read.sequence)
-        for order in (range(low, high), range(high - 1, low - 1, -1)):
-            for i in order:
-                if quality[i] > 2:
-                    break
-                shown[i] = "N"
-        hidden = masked(columns, sites)
-        for i, p in columns:
-            if i is None or i in hidden or quality[i] < 6 or read.sequence[i] == "N":
-                continue
-            reverse = bool(read.flag & REVERSE)
-            cycle = high - i if reverse else i - low + 1
-            key = quality[i], -cycle if read.flag & PAIRED and read.flag & SECOND else cycle
-            before = i + 1 if reverse else i - 1
-            pair = shown[before] + shown[i] if low <= before < high else "N"
-            context = "".join(COMPLEMENT[one] for one in pair) if reverse else pair
-            error = p is not None and text[p] != read.sequence[i]
-            slow.cycles[key] += 1
-            slow.cycle_errors[key] += error
-            if "N" not in context:
-                slow.contexts[quality[i], context] += 1
-                slow.context_errors[quality[i], context] += error
-
-
-def as_tallies(counts: Counts) -> Slow:
+def as_tallies(counts: Counts) -> Tallies:
     """The arrays as the slow version has them."""
-    slow = Slow(reads=counts.n_reads)
+    slow = Tallies(reads=counts.n_reads)
     for q, c in zip(*np.nonzero(counts.by_cycle[0])):
         key = int(q), int(c) - counts.max_cycle
         slow.cycles[key] = int(counts.by_cycle[0, q, c])
@@ -238,7 +92,7 @@ def test_random_reads(tmp_path: Path, seed: int) -> None:
     reads = [random_read(draw, text) for _ in range(300)]
     counter = Counter(reference, known_sites(tmp_path, reference, sites), ONE_GROUP)
     counts = counter.count(block_of(reads))
-    slow = Slow()
+    slow = Tallies()
     count_slowly(reads, text, sites, slow)
     assert slow.reads > 100
     assert sum(slow.cycle_errors.values()) > 50
@@ -246,7 +100,7 @@ def test_random_reads(tmp_path: Path, seed: int) -> None:
     assert counts.totals[1] == sum(slow.cycles.values())
 
 
-def counted(tmp_path: Path, read: MatedRead, text: str, sites: Sequence[tuple[int, int]] = ()) -> Slow:
+def counted(tmp_path: Path, read: MatedRead, text: str, sites: Sequence[tuple[int, int]] = ()) -> Tallies:
     reference = TextReference({"c": text})
     return as_tallies(Counter(reference, known_sites(tmp_path, reference, sites), ONE_GROUP).count(block_of([read])))
 

@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pysam
 import pytest
 
 from megabolt.errors import InputFormatError, OutputError
@@ -25,6 +26,8 @@ from megabolt.recalibrate import (
     read_report,
     write_report,
 )
+from megabolt.testing.baq import spread_errors
+from megabolt.testing.covariates import MatedRead, Tallies, count_slowly
 
 UNIT = "gatk_bqsr_markdup_hc_unit"
 #: SHA-256 of the table that BaseRecalibrator 4.4.0.0 writes for the unit set with its defaults.
@@ -159,3 +162,43 @@ def fixed_part(block: RecordBlock, i: int) -> bytes:
     n = int(block.data[at + 16 : at + 18].view(np.uint16)[0])
     stop = at + 36 + int(block.data[at + 12]) + 4 * n + (length + 1) // 2 + length
     return block.data[at + 4 : stop].tobytes()
+
+
+def unit_hand_reads(path: Path) -> list[MatedRead]:
+    """The reads of a BAM as the slow version takes them."""
+    with pysam.AlignmentFile(str(path)) as file:
+        return [
+            MatedRead(
+                one.reference_start,
+                one.cigarstring or "",
+                one.query_sequence or "",
+                quality=tuple(one.query_qualities or ()),
+                mapq=one.mapping_quality,
+                flag=one.flag,
+                mate=one.next_reference_start,
+                size=one.template_length,
+            )
+            for one in file
+        ]
+
+
+def test_errors_of_the_expected_table_are_those_counted_spread_by_baq(
+    shared_data: Path, unit_reference: FastaReference
+) -> None:
+    """Counted slowly, with and without BAQ: the errors of GATK's expected table, and of ours, cell by cell."""
+    reads = unit_hand_reads(shared_data / UNIT / "NA12878.chr17_69k_70k.dictFix.bam")
+    text = np.frombuffer(b"ACGTN", np.uint8)[unit_reference.fetch(0, 0, 100_000)].tobytes().decode()
+    path = shared_data / UNIT / "dbsnp_132.b37.excluding_sites_after_129.chr17_69k_70k.vcf"
+    lines = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
+    sites = [(int(line[1]) - 1, int(line[1]) - 1 + len(line[3])) for line in lines]
+    expected = read_report(shared_data / UNIT / "expected.NA12878.chr17_69k_70k.txt").counts
+    spread = Tallies()
+    count_slowly(reads, text, sites, spread, spread_errors)
+    assert spread.reads == 373
+    assert sum(spread.cycles.values()) == expected.by_cycle.sum()
+    assert any(errors % 1.0 for errors in spread.cycle_errors.values())
+    for (quality, cycle), errors in spread.cycle_errors.items():
+        assert errors == pytest.approx(expected.cycle_errors[0, quality, cycle + 500], abs=0.0051)
+    for (quality, context), errors in spread.context_errors.items():
+        cell = 4 * "ACGT".index(context[0]) + "ACGT".index(context[1])
+        assert errors == pytest.approx(expected.context_errors[0, quality, cell], abs=0.0051)
