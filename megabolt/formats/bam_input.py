@@ -10,8 +10,8 @@ supplementary records, which repeat bases of others, are left out. Mates are bro
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,7 @@ class AlignedInput:
         self._waiting = _WaitingReads(waiting_bytes, path)
         self._builders: dict[tuple[int, bool], _Builder] = {}
         self._n_pairs = 0
+        self._n_records = 0
 
     def batches(self) -> Iterator[PairBatch]:
         """All reads, once: pairs in the order in which their second reads come, unpaired reads as they come.
@@ -124,9 +125,18 @@ class AlignedInput:
         """Close the file."""
         self._file.close()
 
+    def __enter__(self) -> AlignedInput:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def _take(self, block: RecordBlock) -> Iterator[PairBatch]:
-        first_record = self._describer.n_records
-        facts = self._describer.describe(block)
+        first_record = self._n_records
+        facts = self._describer.describe(block, first_record)
+        self._n_records += block.n
         partner, own, fault = self._join.join(facts.kind, facts.hash)
         if fault >= 0:
             why = "this read is there twice: two primary records of one name, read group and mate number"
@@ -243,10 +253,8 @@ def read_alignment_file(
     pairs_per_batch: int = 2048,
 ) -> Iterator[PairBatch]:
     """The reads of a BAM, CRAM or unaligned BAM in batches; see `AlignedInput` for parameters and errors."""
-    with closing(
-        AlignedInput(path, permit, reference=reference, threads=threads, pairs_per_batch=pairs_per_batch)
-    ) as it:
-        yield from it.batches()
+    with AlignedInput(path, permit, reference=reference, threads=threads, pairs_per_batch=pairs_per_batch) as reads:
+        yield from reads.batches()
 
 
 def _by_builder(

@@ -96,7 +96,7 @@ class Facts:
 
 
 class Describer:
-    """Finds the facts of blocks of one file; counts records for messages.
+    """Finds the facts of blocks of one file; may be used by several threads.
 
     Parameters
     ----------
@@ -111,10 +111,14 @@ class Describer:
         self._bounds = np.cumsum([0, *(len(name) for name in encoded)]).astype(np.int64)
         self._text = np.frombuffer(b"".join(encoded) + bytes(8), np.uint8).copy()
         self._path = path
-        self.n_records = 0
 
-    def describe(self, block: RecordBlock) -> Facts:
-        """The facts of the next block.
+    def describe(self, block: RecordBlock, first_record: int) -> Facts:
+        """The facts of a block; releases the GIL.
+
+        Parameters
+        ----------
+        first_record
+            Number of its first record in the file, from 0, for messages.
 
         Raises
         ------
@@ -130,14 +134,13 @@ class Describer:
             facts.hash, fault,
         )  # fmt: skip
         if sound < n:
-            where = f"record {self.n_records + sound + 1}"
+            where = f"record {first_record + sound + 1}"
             why, advice = _EXPLANATION[int(fault[0])]
             start = int(block.offsets[sound])
             name = (
                 block.data[start + 36 : start + 35 + int(block.data[start + 12])].tobytes().decode("ascii", "replace")
             )
             raise InputFormatError(self._path, f"{where} ({name})", why, advice)
-        self.n_records += n
         return facts
 
 
