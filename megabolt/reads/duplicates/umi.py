@@ -8,7 +8,7 @@ The method is the directional one of UMI-tools (Smith, Heger, Sudbery, Genome Re
 takes in one of m copies that differs in one base if n >= 2 m - 1, and what this one can take in. The most frequent
 UMI begins, of equally frequent ones the first by code. An N differs from every base, not from an N at the same
 position. Of lone reads with the same end, the pairs that have this end count as well, so that a lone read joins
-their UMIs. UMIs without a code of bases (see `duplicates/templates.py`) take in nothing.
+their UMIs. UMIs without a code of bases (see `duplicates/umi_tags.py`) take in nothing.
 """
 
 from __future__ import annotations

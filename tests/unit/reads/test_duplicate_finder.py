@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from megabolt.align.record import NO_END
 from megabolt.errors import InternalError, ResourceError
 from megabolt.reads.duplicates.finder import DuplicateFinder, DuplicateOptions, Duplicates
-from megabolt.reads.duplicates.templates import ABSENT_MATE, HALF_PAIR, MATE1_REVERSE, OTHER_NAME, Templates
+from megabolt.reads.duplicates.places import OTHER_NAME
+from megabolt.reads.duplicates.templates import ABSENT_MATE, HALF_PAIR, MATE1_REVERSE, Templates
 from megabolt.reads.scratch import Scratch
 
 LIBRARIES = ["a", "b", "a", "c"]

@@ -17,6 +17,7 @@ import pytest
 from megabolt.align.record import NO_END, RecordChunk
 from megabolt.compute.bits import PADDING
 from megabolt.formats.bam import RecordBlock
+from megabolt.reads.duplicates.places import OTHER_NAME
 from megabolt.reads.duplicates.templates import (
     ABSENT_MATE,
     ALONE,
@@ -25,14 +26,13 @@ from megabolt.reads.duplicates.templates import (
     MATE1_REVERSE,
     MATE_ABSENT,
     MATE_NOWHERE,
-    OTHER_NAME,
     RecordEnds,
     end_offsets,
     ends_of_records,
     join_ends,
     templates_of,
-    umi_code,
 )
+from megabolt.reads.duplicates.umi_tags import umi_code
 
 LENGTHS = [5000, 3000]
 HEADER = pysam.AlignmentHeader.from_references(["one", "two"], LENGTHS)

@@ -11,7 +11,8 @@ import pytest
 
 from megabolt.align.record import NO_END
 from megabolt.reads.duplicates.finder import DuplicateFinder, DuplicateOptions
-from megabolt.reads.duplicates.templates import Templates, umi_code
+from megabolt.reads.duplicates.templates import Templates
+from megabolt.reads.duplicates.umi_tags import umi_code
 
 NONE = int(NO_END)
 
