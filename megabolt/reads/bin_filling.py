@@ -142,6 +142,7 @@ class BinFiller:
                     return
                 runs = self._choose()
                 if runs:
+                    self._spilling += 1
                     break
                 self._changed.wait()
         self._spill(runs)
@@ -182,11 +183,11 @@ class BinFiller:
         return max(1, min(arena.n_slabs // _RUN_SHARE, _MAX_RUN_BYTES // arena.slab_bytes))
 
     def _spill(self, runs: list[tuple[int, list[Slab]]]) -> None:
+        """Bring chosen slabs to scratch; the caller has counted it among those at work."""
         contents = self._contents
-        with self._changed:
-            self._spilling += 1
-            file = contents.open_file()
         try:
+            with self._changed:
+                file = contents.open_file()
             while runs:
                 k, slabs = runs[-1]
                 pieces = contents.write(slabs, file)
@@ -229,6 +230,7 @@ class BinFiller:
                 slabs = contents.take_closed(k, wanted)
                 runs.append((k, slabs))
                 excess -= len(slabs) * contents.arena.slab_bytes
+        self._spilling = len(runs)
         with ThreadPoolExecutor(threads) as pool:
             for task in [pool.submit(self._spill, [run]) for run in runs]:
                 task.result()
