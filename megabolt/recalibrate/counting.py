@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from megabolt.compute.bits import U, load_i32, load_u16, load_u32
 from megabolt.compute.jit import callee, inline, kernel
@@ -35,8 +36,9 @@ _UNWANTED = 0x704  # unmapped, secondary, failed, duplicate
 #: codes 0..4 of the 16 nibbles of a BAM sequence, 4 bits each
 _CODES = 0x4444444344424104
 
-#: Fields of the scratch array `box`: the read's kept bases [_LO, _HI) and the place of the first aligned one.
-_LO, _HI, _START, _CLIPPED = range(4)
+#: Fields of the scratch array `box`: the read's kept bases [_LO, _HI), the place of the first aligned one, and the
+#: reference bases under the whole alignment.
+_LO, _HI, _START, _SPAN = range(4)
 
 
 @inline
@@ -97,8 +99,12 @@ def _normalise(data: Any, cigar: Any, n: Any, length: Any, ops: Any, lens: Any, 
             m += 1
     if inside == 0 or left + inside + right != length:
         return -1
-    box[_LO], box[_HI] = left, left + inside
-    return _without_last_deletion(ops, lens, 0, m)
+    box[_LO], box[_HI], box[_SPAN] = left, left + inside, 0
+    last = _without_last_deletion(ops, lens, 0, m)
+    for k in range(last):
+        if ops[U(k)] != _INSERTION:
+            box[_SPAN] += lens[U(k)]
+    return last
 
 
 @callee
@@ -154,16 +160,6 @@ def _cut_right(ops: Any, lens: Any, first: Any, last: Any, box: Any, cut: Any) -
 
 
 @callee
-def _span(ops: Any, lens: Any, first: Any, last: Any) -> Any:
-    """Reference bases under the operations."""
-    total = np.int64(0)
-    for k in range(first, last):
-        if ops[U(k)] != _INSERTION:
-            total += lens[U(k)]
-    return total
-
-
-@callee
 def _cut_adapter(data: Any, at: Any, flag: Any, ops: Any, lens: Any, last: Any, box: Any) -> Any:
     """Takes away what lies beyond the fragment; returns (first, last) operation, equal if nothing is left."""
     first = 0
@@ -173,7 +169,7 @@ def _cut_adapter(data: Any, at: Any, flag: Any, ops: Any, lens: Any, last: Any, 
     if size == 0 or flag & 0x9 != 1 or load_i32(data, at + 24) < 0 or mate < 0 or reverse == (flag & 0x20 != 0):
         return first, last
     start = box[_START]
-    end = start + _span(ops, lens, first, last) - 1
+    end = start + box[_SPAN] - 1
     if reverse:
         known = end > mate
         boundary = mate - 1
@@ -198,7 +194,7 @@ def _cut_adapter(data: Any, at: Any, flag: Any, ops: Any, lens: Any, last: Any, 
     return first, _cut_right(ops, lens, first, last, box, r)
 
 
-@callee
+@inline
 def _is_site(words: Any, bit: Any) -> Any:
     return (words[U(bit >> 6)] >> U(bit & 63)) & U(1) != U(0)
 
@@ -240,13 +236,17 @@ def _judge(
             continue
         inserted = ops[U(k)] == _INSERTION
         masked = inserted and _is_joined(joined, bit + p - 1)
+        watched = False  # whether a known site may be near
+        if not inserted:
+            for word in range((bit + p) >> 6, ((bit + p + size - 1) >> 6) + 1):
+                watched = watched or sites[U(word)] != U(0)
         for t in range(r, r + size):
             code = _base(data, sequence, t)
             codes[U(t)] = code
             q = data[U(quality + t)]
             verdict = np.uint8(_GOOD)
             if not inserted:
-                masked = _is_site(sites, bit + p)
+                masked = watched and _is_site(sites, bit + p)
                 if reference[U(shift + p)] != code:
                     verdict = np.uint8(_ERROR)
                 p += 1
@@ -298,22 +298,21 @@ def _tally(
 
 @kernel(
     "int64(uint8[::1], int64[::1], int32[::1], uint8[::1], int64[::1], int64[::1], uint64[::1], int64[::1],"
-    " int64[:, ::1], int64, int64, int64, int64[::1], float64[::1], int64[::1], float64[::1], int64[::1])"
+    " int64[:, ::1], int64, int64, int64, int64[::1], float64[::1], int64[::1], float64[::1], int64[::1],"
+    " Tuple((int64[::1], int64[::1], uint8[::1], uint8[::1], int64[::1])))"
 )
 def count_records(
     data: Any, offsets: Any, rows: Any, reference: Any, shifts: Any, lengths: Any, sites: Any, bits: Any, joined: Any,
     preserve_below: Any, tail: Any, max_cycle: Any, by_cycle: Any, cycle_errors: Any, by_context: Any,
-    context_errors: Any, totals: Any,
+    context_errors: Any, totals: Any, scratch: Any,
 ) -> Any:  # fmt: skip
     """Count a block; returns -1, or the index of a record that is too long.
 
     rows: row of the table for each record, negative: not counted. reference: codes; shifts: see `_judge`, for each
     contig. lengths: of the contigs. sites, bits, joined: `known_sites.KnownSites`. Tables: flat, [row, quality, cycle
-    + max_cycle] and [row, quality, context]. totals: reads and bases are added.
+    + max_cycle] and [row, quality, context]. totals: reads and bases are added. scratch: `new_scratch()`.
     """
-    ops, lens = np.empty(LONGEST_READ + 1, np.int64), np.empty(LONGEST_READ + 1, np.int64)
-    codes, state = np.empty(LONGEST_READ + 1, np.uint8), np.empty(LONGEST_READ + 1, np.uint8)
-    box = np.zeros(_CLIPPED, np.int64)
+    ops, lens, codes, state, box = scratch
     for i in range(len(offsets) - 1):
         at = offsets[U(i)]
         flag = np.int64(load_u16(data, at + 18))
@@ -333,7 +332,7 @@ def count_records(
         if data[U(quality)] == 255:
             continue
         last = np.int64(_normalise(data, cigar, n, length, ops, lens, box))
-        if last <= 0 or start + _span(ops, lens, 0, last) > lengths[U(contig)]:
+        if last <= 0 or start + box[_SPAN] > lengths[U(contig)]:
             continue
         box[_START] = start
         first, last = _cut_adapter(data, at, flag, ops, lens, last, box)
@@ -352,6 +351,13 @@ def count_records(
         totals[0] += 1
         totals[1] += counted
     return -1
+
+
+def new_scratch() -> tuple[NDArray[Any], ...]:
+    """What `count_records` works in; one for each thread."""
+    n = LONGEST_READ + 1
+    operations = np.empty(n, np.int64), np.empty(n, np.int64)
+    return *operations, np.empty(n, np.uint8), np.empty(n, np.uint8), np.empty(_SPAN + 1, np.int64)
 
 
 @kernel("void(uint8[::1], int64[::1], int64[::1], int64[::1])")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from megabolt.errors import UsageError
 from megabolt.formats.bam_records import RecordBlock
 from megabolt.formats.fasta import Reference
-from megabolt.recalibrate.counting import count_records, find_extents
+from megabolt.recalibrate.counting import count_records, find_extents, new_scratch
 from megabolt.recalibrate.known_sites import KnownSites
 from megabolt.recalibrate.options import N_CONTEXTS, N_QUALITIES, CountOptions
 from megabolt.recalibrate.read_groups import UNKNOWN_GROUP, GroupMap
@@ -132,7 +132,7 @@ class Counter:
                 block.data, block.offsets, rows, codes, shifts, self._lengths, self.known.words, self.known.bits,
                 self.known.joined, self.options.preserve_below, self.options.low_quality_tail, self.options.max_cycle,
                 counts.by_cycle.reshape(-1), counts.cycle_errors.reshape(-1), counts.by_context.reshape(-1),
-                counts.context_errors.reshape(-1), counts.totals,
+                counts.context_errors.reshape(-1), counts.totals, new_scratch(),
             )
         )  # fmt: skip
         if fault >= 0:
