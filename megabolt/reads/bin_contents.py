@@ -95,7 +95,7 @@ class BinContents:
 
     @property
     def spilled_bytes(self) -> int:
-        """Bytes in scratch, compressed."""
+        """Bytes written to scratch, compressed."""
         return 0 if self._file is None else self._file.n_bytes
 
     @property
@@ -143,10 +143,12 @@ class BinContents:
         return self.closed[k] + opened
 
     def free(self, k: int) -> None:
-        """Forget bin k's records; memory goes to the system."""
+        """Forget bin k's records; memory and disk go to the system."""
         self.close_open(k)
         slabs = self.take_closed(k, len(self.closed[k]))
         self.arena.release([slab.start for slab in slabs], to_system=True)
+        for piece in self.pieces[k]:
+            self.open_file().forget(piece.frame)
         self.pieces[k].clear()
 
     # --- scratch, safe for threads ---

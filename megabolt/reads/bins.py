@@ -153,7 +153,7 @@ class BinStore:
 
     @property
     def spilled_bytes(self) -> int:
-        """Bytes in scratch, compressed."""
+        """Bytes written to scratch, compressed."""
         return self._contents.spilled_bytes
 
     # --- filling ---

@@ -10,6 +10,7 @@ which the system frees with the process, so that such a folder is all but empty.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -40,6 +41,9 @@ _ADVICE = {
     errno.ENOENT: "Make the folder first, or name another with --scratch.",
 }
 _OTHER_ADVICE = "Name a folder on another disk with --scratch."
+#: Linux's fallocate(file, mode, offset, length), which Python lacks; None elsewhere.
+_fallocate: Any = getattr(ctypes.CDLL(None), "fallocate", None)
+_PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 _DeflateError: Any = isal_zlib.error  # the stubs take the class for an instance
 
 
@@ -143,7 +147,7 @@ class SpillFile:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes on disk."""
+        """Bytes written."""
         return self._end
 
     def append(self, buffer: NDArray[np.uint8]) -> Frame:
@@ -198,6 +202,11 @@ class SpillFile:
     def read(self, frame: Frame, out: NDArray[np.uint8]) -> None:
         """Put the bytes of a frame into the first `frame.raw_size` of `out`. Raises as `load`."""
         out[: frame.raw_size] = self.load(frame)
+
+    def forget(self, frame: Frame) -> None:
+        """Give the disk that a frame takes back to the system, where that is possible; it cannot be read again."""
+        if _fallocate is not None:
+            _fallocate(self._file, _PUNCH_HOLE, ctypes.c_int64(frame.offset), ctypes.c_int64(frame.size))
 
     def _pieces(self, offset: int, size: int) -> list[bytes]:
         pieces = []
