@@ -24,12 +24,18 @@ from megabolt.workflow.resources import allowed_threads, default_memory, parse_m
 if TYPE_CHECKING:
     from megabolt.align.options import AlignOptions
     from megabolt.compute.backend import Backend
+    from megabolt.workflow.processing import Processing
+    from megabolt.workflow.read_input import ReadInput
 
 log = logging.getLogger(__name__)
 
 #: What `align.options.AlignOptions` knows; a test keeps them in step.
 ADAPTERS = ("clip", "trim", "off")
 POLY_G = ("auto", "on", "off")
+
+#: What `formats.cram.VERSIONS` knows; a test keeps them in step.
+CRAM_VERSIONS = ("3.0", "3.1")
+TAGGING = ("off", "optical", "all")
 
 #: A file name that says mate 1: S_R1.fq, S_R1_001.fastq.gz, S_1.fq.gz, R1.fq.
 _MATE_1 = re.compile(r"(|.*[._-])(R?)1([._].*)")
@@ -80,6 +86,17 @@ def add_fastq(parser: argparse.ArgumentParser) -> None:
         "--single", type=Path, nargs="+", default=[], metavar="FQ", help="unpaired reads, one file per lane"
     )
     group.add_argument(
+        "--bam",
+        dest="bam_input",
+        type=Path,
+        metavar="IN.bam",
+        help="instead of FASTQ: a BAM, CRAM or unaligned BAM in any order, whose reads are aligned anew; its read"
+        " groups are kept, its original qualities (OQ) are taken where it has them",
+    )
+    group.add_argument(
+        "--bam-reference", type=Path, metavar="OLD.fa", help="what a CRAM after --bam was made with, if not --reference"
+    )
+    group.add_argument(
         "--sample", required=True, metavar="S", help="the sample's name (SM in the BAM, column in the VCF)"
     )
     group.add_argument(
@@ -98,7 +115,7 @@ def add_umi(parser: argparse._ActionsContainer) -> None:
         "--umi",
         choices=UMI_SOURCES,
         help="each read has a UMI behind the last ':' or '_' of its name, or in a word RX:Z:... or UMI:... of its"
-        " comment; it becomes the tag RX",
+        " comment (with --bam: in its tag RX); it becomes the tag RX, and tells duplicates apart",
     )
 
 
@@ -137,6 +154,66 @@ def add_alignment(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
+def add_processing(parser: argparse.ArgumentParser) -> None:
+    """Duplicates, recalibration, and how reads are written."""
+    group = parser.add_argument_group("duplicates")
+    group.add_argument("--remove-duplicates", action="store_true", help="leave them out instead of marking them")
+    group.add_argument(
+        "--tag-duplicates",
+        choices=TAGGING,
+        default="off",
+        help="tag DT says of what kind a duplicate is: SQ optical, LB of the library (default: off)",
+    )
+    group.add_argument(
+        "--optical-distance",
+        type=int,
+        default=100,
+        metavar="PIXELS",
+        help="largest distance of optical duplicates on the flow cell; 2500 for patterned ones (default: 100)",
+    )
+    group.add_argument(
+        "--umi-mismatches",
+        type=int,
+        choices=(0, 1),
+        default=1,
+        help="a UMI is taken for a misread one of a more frequent one if so many bases differ (default: 1)",
+    )
+    group.add_argument("--duplex-umi", action="store_true", help="UMIs are of both strands: A-B here is B-A there")
+    group = parser.add_argument_group("base quality recalibration (as GATK's BaseRecalibrator and ApplyBQSR)")
+    group.add_argument(
+        "--bqsr",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="KNOWN.vcf.gz",
+        help="recalibrate; known variants are no errors (default: qualities stay as they are)",
+    )
+    group.add_argument(
+        "--quantize-quals", type=int, default=0, metavar="N", help="write so many different qualities (default: all)"
+    )
+    group.add_argument(
+        "--static-quals", type=int, nargs="+", default=[], metavar="Q", help="round qualities to these, as 10 20 30 40"
+    )
+    group.add_argument("--keep-original-quals", action="store_true", help="write the former qualities to the tag OQ")
+    group = parser.add_argument_group("written reads")
+    group.add_argument(
+        "--compression", type=int, metavar="0-9", help="level of the BAM or CRAM (default: 1 for BAM, which is fast)"
+    )
+    group.add_argument(
+        "--cram-version", choices=CRAM_VERSIONS, default=CRAM_VERSIONS[0], help=f"(default: {CRAM_VERSIONS[0]})"
+    )
+    group.add_argument("--md5", action="store_true", help="also write the MD5 of the file, for md5sum -c")
+
+
+def add_metrics_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics",
+        type=Path,
+        metavar="DIR",
+        help="count metrics and write them there, in files that MultiQC knows (default: none)",
+    )
+
+
 def add_threads(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--threads",
@@ -150,6 +227,12 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
     add_threads(group)
     group.add_argument(
         "--memory", metavar="8G", help="memory to stay within (default: three quarters of what is allowed)"
+    )
+    group.add_argument(
+        "--scratch",
+        type=Path,
+        metavar="DIR",
+        help="folder for what memory does not hold (default: that of the output)",
     )
 
 
@@ -238,6 +321,63 @@ def align_options(args: argparse.Namespace) -> AlignOptions:
     if args.xa < 0:
         raise UsageError(f"--xa {args.xa}: not a number of places", "Give 0 or more.")
     return AlignOptions(args.adapters, args.poly_g, args.soft_clip, args.xa, args.alt)
+
+
+def processing_of(args: argparse.Namespace) -> Processing:
+    """What `add_processing` and `add_resources` have asked for."""
+    from megabolt.reads.bins import NO_TAG, TAG_ALL, TAG_OPTICAL, Finish
+    from megabolt.reads.duplicates.finder import DuplicateOptions
+    from megabolt.recalibrate import ApplyOptions
+    from megabolt.workflow.processing import Processing
+
+    for path in args.bqsr:
+        check_readable(path, "VCF of known variants")
+    if not args.bqsr and (args.quantize_quals or args.static_quals or args.keep_original_quals):
+        raise UsageError(
+            "options of recalibration without --bqsr", "Name known variants with --bqsr, or leave these options out."
+        )
+    if args.scratch is not None:
+        if not args.scratch.is_dir():
+            raise UsageError(f"{args.scratch}: no such folder", "Make it first, or name another with --scratch.")
+        check_writable(args.scratch)
+    return Processing(
+        duplicates=DuplicateOptions(
+            optical_distance=args.optical_distance, umi_mismatches=args.umi_mismatches, duplex=args.duplex_umi
+        ),
+        finish=Finish(
+            remove=args.remove_duplicates,
+            tagging={"off": NO_TAG, "optical": TAG_OPTICAL, "all": TAG_ALL}[args.tag_duplicates],
+        ),
+        known_sites=tuple(args.bqsr),
+        recalibration=ApplyOptions(
+            quantize_levels=args.quantize_quals,
+            static_levels=tuple(args.static_quals),
+            keep_original=args.keep_original_quals,
+        ),
+        level=args.compression,
+        cram_version=args.cram_version,
+        md5=args.md5,
+        scratch=args.scratch,
+    )
+
+
+def reads_of(args: argparse.Namespace) -> ReadInput:
+    """FASTQ lanes with their read groups, or the file after --bam."""
+    from megabolt.workflow.read_groups import read_groups
+    from megabolt.workflow.read_input import AlignmentInput, FastqInput
+
+    if args.bam_input is None:
+        lanes = lanes_of(args)
+        return FastqInput(tuple(lanes), read_groups(args.sample, args.read_group, len(lanes)), args.umi)
+    for name, given in (("-1", args.fastq_1), ("--interleaved", args.interleaved), ("--single", args.single)):
+        if given:
+            raise UsageError(f"--bam and {name} together", "Give reads as FASTQ, or as one BAM or CRAM.")
+    if args.read_group:
+        raise UsageError("--bam and --read-group together", "The read groups are those of the file.")
+    check_readable(args.bam_input, "file of reads")
+    if args.bam_reference is not None:
+        check_readable(args.bam_reference, "reference of the CRAM")
+    return AlignmentInput(args.bam_input, args.bam_reference, umi=args.umi is not None)
 
 
 def lanes_of(args: argparse.Namespace) -> list[FastqLane]:

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Align reads: FASTQ in, sorted and duplicate-marked BAM with index out.
+"""Align reads: FASTQ or BAM in, sorted and duplicate-marked BAM or CRAM with index out.
 
 Order of operations:
   1. read pairs or unpaired reads, look up their seeds, place, extend and pair them; insert sizes are learnt
      from the first pairs;
   2. decide on duplicates once for the whole sample, within each library;
-  3. sort by coordinate and write BAM or CRAM and its index.
+  3. with --bqsr: count covariates, fit the table (S.recalibration.table beside the output);
+  4. sort by coordinate, recalibrate, and write BAM or CRAM and its index.
 
-The records do not depend on the number of threads.
+What memory does not hold goes to --scratch. The records do not depend on threads or memory.
 
 Example:
   megabolt align --reference GRCh38.fa -1 S_R1.fq.gz -2 S_R2.fq.gz --sample S -o S.bam \\
       --open-data "J. Smith: HG002 of Genome in a Bottle, open consent"
-  samtools collate -uO old.bam | samtools fastq -s /dev/null - | megabolt align --reference GRCh38.fa \\
-      --interleaved - --sample S -o S.bam --open-data "..."
+  megabolt align --reference GRCh38.fa --bam old.cram --bam-reference hg19.fa --sample S -o S.cram --open-data "..."
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from pathlib import Path
 
 from megabolt.cli import _options
 from megabolt.privacy.consent import ALIGNMENT
-from megabolt.workflow.read_groups import read_groups
 from megabolt.workflow.sheet import check_name
 
 
@@ -38,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S.bam",
         help="the file to write: .bam or .cram",
     )
+    _options.add_metrics_folder(parser)
     _options.add_alignment(parser)
+    _options.add_processing(parser)
     _options.add_resources(parser)
     _options.add_consent(parser)
 
@@ -49,22 +50,21 @@ def main(args: argparse.Namespace) -> int:
     options = _options.align_options(args)
     threads, memory = _options.threads_of(args), _options.memory_of(args)
     _options.check_readable(args.reference, "reference")
-    lanes = _options.lanes_of(args)
-    groups = read_groups(args.sample, args.read_group, len(lanes))
     _options.check_output(args.output, (".bam", ".cram"))
+    reads, processing = _options.reads_of(args), _options.processing_of(args)
     _options.prepare_kernels(threads)
     from megabolt.workflow.germline import run_align
 
     run_align(
         reference=args.reference,
-        lanes=lanes,
+        reads=reads,
         sample=args.sample,
-        read_groups=groups,
         output=args.output,
         threads=threads,
         memory=memory,
-        umi=args.umi,
         align_options=options,
+        processing=processing,
+        metrics_folder=args.metrics,
         open_data=args.open_data,
         audit_log=args.audit_log,
     )

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """One sample from FASTQ to BAM, VCF and metrics, in one job.
 
-Leaves in the folder D: S.bam and S.bam.bai (sorted, duplicates marked; not with --no-bam), S.vcf.gz and its
-.tbi, S.g.vcf.gz with --gvcf, and S.metrics.json (reads, mapped, duplicates, depth, insert size, Ti/Tv, time
-and CPU seconds of each stage, versions). Each file appears when it is complete.
+Leaves in the folder D: S.bam and S.bam.bai (sorted, duplicates marked; not with --no-bam; S.cram with --cram),
+S.vcf.gz and its .tbi, S.g.vcf.gz with --gvcf, S.metrics.json (reads, mapped, duplicates, depth, insert size, Ti/Tv,
+time and CPU seconds of each stage, versions), the folder metrics with files that MultiQC knows, and
+S.recalibration.table with --bqsr. Each file appears when it is complete.
 
 Order of operations:
-  1. read, align and pair the reads; keep them in memory as packed records, in bins of the genome;
+  1. read, align and pair the reads; keep them as packed records, in bins of the genome, in memory as far as --memory
+     goes, the rest in --scratch;
   2. decide on duplicates once for the whole sample, within each library;
-  3. bin by bin: sort, write the BAM, call variants, count metrics.
+  3. with --bqsr: count covariates, fit the table;
+  4. bin by bin: sort, recalibrate, write the BAM, call variants, count metrics.
 
-The answer does not depend on the number of threads.
+The answer does not depend on threads or memory.
 
 Example:
   megabolt germline --reference GRCh38.fa -1 S_L1_R1.fq.gz S_L2_R1.fq.gz -2 S_L1_R2.fq.gz S_L2_R2.fq.gz \\
@@ -24,7 +27,6 @@ from pathlib import Path
 
 from megabolt.cli import _options
 from megabolt.privacy.consent import GERMLINE_CALLING
-from megabolt.workflow.read_groups import read_groups
 from megabolt.workflow.sheet import check_name
 
 
@@ -37,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gvcf", action="store_true", help="also write how sure the rest is reference (S.g.vcf.gz)")
     parser.add_argument("--targets", type=Path, metavar="BED", help="call inside these regions only")
     parser.add_argument("--no-bam", dest="bam", action="store_false", help="do not write the BAM")
+    parser.add_argument("--cram", action="store_true", help="write S.cram instead of S.bam")
     _options.add_alignment(parser)
+    _options.add_processing(parser)
     _options.add_backend(parser)
     _options.add_resources(parser)
     _options.add_consent(parser)
@@ -49,8 +53,7 @@ def main(args: argparse.Namespace) -> int:
     options = _options.align_options(args)
     threads, memory = _options.threads_of(args), _options.memory_of(args)
     _options.check_readable(args.reference, "reference")
-    lanes = _options.lanes_of(args)
-    groups = read_groups(args.sample, args.read_group, len(lanes))
+    reads, processing = _options.reads_of(args), _options.processing_of(args)
     if args.targets is not None:
         _options.check_readable(args.targets, "BED of targets")
     _options.check_folder(args.outdir)
@@ -60,17 +63,17 @@ def main(args: argparse.Namespace) -> int:
 
     run_germline(
         reference=args.reference,
-        lanes=lanes,
+        reads=reads,
         sample=args.sample,
-        read_groups=groups,
         outdir=args.outdir,
         threads=threads,
         memory=memory,
-        umi=args.umi,
         align_options=options,
+        processing=processing,
         gvcf=args.gvcf,
         targets=args.targets,
         bam=args.bam,
+        cram=args.cram,
         open_data=args.open_data,
         audit_log=args.audit_log,
         backend=backend,

@@ -37,6 +37,7 @@ ORDER = (
     "index",
     "germline",
     "align",
+    "markdup",
     "call",
     "run",
     "report",

@@ -34,8 +34,9 @@ from megabolt.formats.bam_records import RecordBlock
 from megabolt.formats.name_join import NameJoin
 from megabolt.formats.record_facts import FIRST, OTHER, SINGLE, Describer, Facts, HeaderGroup, read_groups_of
 from megabolt.privacy.consent import Permit
+from megabolt.reads.duplicates.rows import Spill
 from megabolt.reads.duplicates.templates import RecordEnds, Templates, end_offsets, ends_of_records, join_ends
-from megabolt.reads.scratch import Frame, SpillFile
+from megabolt.reads.scratch import Frame
 
 #: Picard's name for the library of read groups that tell none.
 UNKNOWN_LIBRARY = "Unknown Library"
@@ -91,7 +92,7 @@ class ExistingReads:
         threads: int = 1,
         want_umi: bool = False,
         duplex: bool = False,
-        spill: SpillFile | None = None,
+        spill: Spill | None = None,
     ) -> None:
         self._file = AlignmentFile(path, permit, reference=reference, threads=threads)
         self.header = self._file.header
@@ -345,7 +346,7 @@ def _joined(front: RecordEnds | None, source: RecordEnds, rows: NDArray[np.int64
 class _Links:
     """Which records belong to which template."""
 
-    def __init__(self, spill: SpillFile | None) -> None:
+    def __init__(self, spill: Spill | None) -> None:
         self._spill = spill
         self._kept: list[NDArray[np.int64]] = []
         self._frames: list[Frame] = []

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass 1 of a job: FASTQ to packed records in bins.
+"""Pass 1 of a job: reads to packed records in bins, and their templates to the duplicate finder.
 
-In: FASTQ lanes, index. Out: a filled `BinStore`, duplicates decided. Next: `workflow/sweep.py`.
+In: batches of reads, index. Out: a filled `BinStore` and `DuplicateFinder`. Next: `workflow/sweep.py`.
 
 The calling thread draws batches (two more threads inflate and parse), N workers align them and write records.
 Batches have fixed borders and records carry their ordinal, so nothing depends on which worker took what.
@@ -12,8 +12,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from itertools import chain, groupby, islice
 from typing import Protocol
 
 from megabolt.align.alignments import Alignments
@@ -21,17 +19,15 @@ from megabolt.align.engine import InsertSize, PairAligner
 from megabolt.align.index import Index
 from megabolt.align.options import AlignOptions
 from megabolt.align.record import ContigNames, RecordChunk, build_records
-from megabolt.errors import UsageError
-from megabolt.formats.fastq import PairBatch, read_lanes
-from megabolt.formats.lane import FastqLane
-from megabolt.privacy.consent import Permit
+from megabolt.formats.fastq import PairBatch
 from megabolt.reads.bins import BinStore
+from megabolt.reads.duplicates.finder import DuplicateFinder
+from megabolt.reads.duplicates.templates import templates_of
 from megabolt.workflow.clock import Clock
 from megabolt.workflow.ordered import in_order, worker_pool
 from megabolt.workflow.read_groups import ReadGroup
+from megabolt.workflow.read_input import PAIRS_PER_BATCH, OpenedReads
 
-#: Pairs that are aligned together: enough that Python's share of the work, 2 ms a batch, is small; 20 MB of memory.
-PAIRS_PER_BATCH = 8192
 #: The insert sizes of a read group are learnt from its first batches, some 16,000 pairs.
 LEARNING_BATCHES = 2
 
@@ -44,27 +40,6 @@ class Aligner(Protocol):
     def align(self, batch: PairBatch, insert_size: InsertSize) -> Alignments: ...
 
 
-@dataclass(frozen=True)
-class FastqInput:
-    """FASTQ files of one sample; the k-th lane is the k-th read group. `umi` as in `read_lanes`."""
-
-    lanes: tuple[FastqLane, ...]
-    read_groups: tuple[ReadGroup, ...]
-    umi: str | None = None
-
-    def __post_init__(self) -> None:
-        if not len(self.lanes) == len(self.read_groups) > 0:
-            raise UsageError(
-                f"{len(self.lanes)} lanes, {len(self.read_groups)} read groups", "Give as many of each, at least one."
-            )
-
-    @property
-    def templates(self) -> str:
-        """What its templates are called: read pairs, reads, or both."""
-        kinds = {lane.paired for lane in self.lanes}
-        return "pairs and unpaired reads" if len(kinds) > 1 else "read pairs" if kinds == {True} else "reads"
-
-
 class _Worker:
     """Aligns a batch and stores its records; one chunk of memory per thread."""
 
@@ -74,15 +49,15 @@ class _Worker:
         index: Index,
         groups: Sequence[ReadGroup],
         store: BinStore,
+        finder: DuplicateFinder,
         clock: Clock,
         options: AlignOptions,
     ) -> None:
-        self._aligner, self._index, self._store, self._clock = aligner, index, store, clock
+        self._aligner, self._index, self._clock = aligner, index, clock
+        self._store, self._finder = store, finder
         self._soft_clip = options.soft_clip
         self._names = ContigNames.of([contig.name for contig in index.contigs])
         self._ids = [group.read_group.encode() for group in groups]
-        libraries = list(dict.fromkeys(group.library for group in groups))
-        self._library = [libraries.index(group.library) for group in groups]
         self._local = threading.local()
 
     def __call__(self, task: tuple[PairBatch, InsertSize]) -> int:
@@ -92,7 +67,7 @@ class _Worker:
             alignments = self._aligner.align(batch, insert_size)
         with self._clock.work("records"):
             chunk = getattr(self._local, "chunk", None) or RecordChunk.allocate(PAIRS_PER_BATCH)
-            self._local.chunk = build_records(
+            chunk = self._local.chunk = build_records(
                 batch,
                 alignments,
                 index.packed_reference,
@@ -103,17 +78,20 @@ class _Worker:
                 names=self._names,
                 soft_clip=self._soft_clip,
             )
+        with self._clock.work("duplicates"):
+            options = self._finder.options
+            self._finder.add(templates_of(chunk, want_umi=options.umi, duplex=options.duplex), chunk.first_pair)
         with self._clock.work("bins"):
-            self._store.add(self._local.chunk, self._library[batch.read_group])
+            self._store.add(chunk)
         batch.release()
         return n_pairs
 
 
 def align_reads(
     index: Index,
-    reads: FastqInput,
-    permit: Permit,
+    reads: OpenedReads,
     store: BinStore,
+    finder: DuplicateFinder,
     *,
     threads: int,
     clock: Clock,
@@ -127,6 +105,8 @@ def align_reads(
     ----------
     store
         Takes the records.
+    finder
+        Takes the templates; its libraries are those of the read groups.
     say
         Told the number of pairs and unpaired reads done, after each batch.
     options
@@ -139,35 +119,44 @@ def align_reads(
     The insert sizes learnt, one for each read group that has pairs.
     """
     aligner = aligner or PairAligner(index, options)
-    learnt: list[InsertSize] = []
-    worker = _Worker(aligner, index, reads.read_groups, store, clock, options)
+    learnt: dict[int, InsertSize] = {}
+    worker = _Worker(aligner, index, reads.read_groups, store, finder, clock, options)
     n_pairs = 0
-    with (
-        closing(read_lanes(reads.lanes, permit, pairs_per_batch=PAIRS_PER_BATCH, umi=reads.umi)) as batches,  # type: ignore[type-var]
-        worker_pool(threads) as pool,
-    ):
-        for done in in_order(pool, worker, _with_insert_sizes(batches, aligner, learnt), 2 * threads):
+    with closing(reads.batches) as batches, worker_pool(threads) as pool:  # type: ignore[type-var]
+        tasks = _with_insert_sizes(batches, aligner, learnt, reads.take_turns)
+        for done in in_order(pool, worker, tasks, 2 * threads):
             n_pairs += done
             if say is not None:
                 say(n_pairs)
-    return learnt
+    return list(learnt.values())
 
 
 def _with_insert_sizes(
-    batches: Iterable[PairBatch], aligner: Aligner, learnt: list[InsertSize]
+    batches: Iterable[PairBatch], aligner: Aligner, learnt: dict[int, InsertSize], take_turns: bool
 ) -> Iterator[tuple[PairBatch, InsertSize]]:
-    """Each batch with the insert sizes of its read group, which come from the group's first batches."""
-    for _, group in groupby(batches, key=lambda batch: batch.read_group):
-        yield from _learn_first(group, aligner, learnt)
+    """Each batch with the insert sizes of its read group, which come from the group's first batches of pairs.
 
+    These wait until there are enough of them, or no more can come. Batches know their place: their order is free.
+    """
+    waiting: dict[int, list[PairBatch]] = {}
 
-def _learn_first(
-    group: Iterator[PairBatch], aligner: Aligner, learnt: list[InsertSize]
-) -> Iterator[tuple[PairBatch, InsertSize]]:
-    first = list(islice(group, LEARNING_BATCHES))
-    insert_size = InsertSize()  # unpaired reads have none to learn
-    if first[0].paired:
-        insert_size = aligner.learn_insert_size(first)
-        learnt.append(insert_size)
-    for batch in chain(first, group):
-        yield batch, insert_size
+    def learn(group: int) -> Iterator[tuple[PairBatch, InsertSize]]:
+        first = waiting.pop(group)
+        learnt[group] = aligner.learn_insert_size(first)
+        yield from ((batch, learnt[group]) for batch in first)
+
+    for batch in batches:
+        group = batch.read_group
+        if not take_turns:
+            for other in [other for other in waiting if other != group]:
+                yield from learn(other)
+        if not batch.paired:  # unpaired reads have none to learn
+            yield batch, InsertSize()
+        elif group in learnt:
+            yield batch, learnt[group]
+        else:
+            waiting.setdefault(group, []).append(batch)
+            if len(waiting[group]) == LEARNING_BATCHES:
+                yield from learn(group)
+    for group in list(waiting):
+        yield from learn(group)

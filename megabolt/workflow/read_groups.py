@@ -102,3 +102,13 @@ def _parse(text: str, sample: str) -> ReadGroup:
         raise UsageError(f"read group '{text}' has SM:{values['sample']}, but --sample is {sample}", _HELP)
     values.setdefault("library", sample)
     return ReadGroup(**{name: value for name, value in values.items() if name in _FIELDS.values()}, more=tuple(more))
+
+
+def header_groups(lines: Sequence[str]) -> tuple[ReadGroup, ...]:
+    """Read groups from @RG lines of a header that was read: all their fields are kept."""
+    found = []
+    for line in lines:
+        values = dict(field.split(":", 1) for field in line.split("\t")[1:] if ":" in field)
+        named = {name: values.pop(tag, "") for tag, name in _FIELDS.items()}
+        found.append(ReadGroup(**named, more=tuple(f"{tag}:{value}" for tag, value in values.items())))
+    return tuple(found)

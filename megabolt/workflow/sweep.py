@@ -2,10 +2,11 @@
 """Pass 2 of a job: each bin is sorted once and serves the BAM, the caller and the metrics while in memory.
 
 In: a filled `BinStore` with duplicates decided. Out: blocks to the BAM writer in order, calls to the
-`CallSink` in order, counts.
+`CallSink` in order, counts to the `Collector`.
 
-Workers sort bins and call chunks; the calling thread writes the BAM and takes the calls. A bin's memory goes
-back when its block is written and its last chunk is called; bins are sorted ahead as far as the budget goes.
+Workers sort bins, recalibrate their qualities and call chunks; the calling thread writes the BAM and takes the calls.
+A block's memory goes back when it is written and its last chunk is called; blocks are sorted ahead as far as the budget
+goes. Deep bins come in parts, each a block of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -25,11 +26,12 @@ from megabolt.call.reads import MAX_SPAN
 from megabolt.errors import InternalError
 from megabolt.formats.bam import RecordBlock
 from megabolt.formats.fasta import Reference
+from megabolt.metrics import Collector
 from megabolt.reads.arena import BufferPool
-from megabolt.reads.bins import HALO, BinBlock, BinStore, Region
+from megabolt.reads.bins import FLAG_DUPLICATES, HALO, BinBlock, BinStore, Finish, Part, Region
+from megabolt.recalibrate import Applier, keep_original_qualities
 from megabolt.workflow.call_job import CallSink, Chunk, chunks_of
 from megabolt.workflow.clock import Clock
-from megabolt.workflow.metrics import COUNTS, count_reads
 from megabolt.workflow.ordered import in_order, worker_pool
 
 if MARGIN + MAX_SPAN > HALO:
@@ -61,61 +63,76 @@ class Calling:
     gvcf: bool = False
 
 
+@dataclass(frozen=True)
+class Touch:
+    """What happens to each block before it is used.
+
+    Attributes
+    ----------
+    finish
+        What becomes of duplicates.
+    applier
+        Replaces base qualities; None: they stay.
+    collector
+        Counts metrics; None: nothing is counted.
+    """
+
+    finish: Finish = FLAG_DUPLICATES
+    applier: Applier | None = None
+    collector: Collector | None = None
+
+
 @dataclass
-class _BinWork:
-    """A bin in progress: its block, its chunks with their results to come, its counts to come."""
+class _BlockWork:
+    """A block in progress: its chunks with their results to come, and its counting."""
 
     block: BinBlock
     chunks: list[tuple[Chunk, Future[ChunkCalls]]]
-    counts: Future[NDArray[np.int64]]
+    counting: Future[None] | None
 
 
 def sweep(
     store: BinStore,
     writer: BlockWriter | None,
     calling: Calling | None,
+    touch: Touch,
     *,
-    targets: Targets,
     threads: int,
-    memory: int,
     clock: Clock,
     say: Callable[[int], None] | None = None,
-) -> NDArray[np.int64]:
-    """Write and call all bins; returns the counts of the reads (`metrics.COUNTS`).
+) -> None:
+    """Write, call and count all bins.
 
     Parameters
     ----------
+    store
+        Filled, its flags set. Its budget holds for the blocks at work too.
     writer
-        Receives each bin's own records in order, then the unplaced reads; None: no BAM.
+        Receives each block's own records in order, then the unplaced reads; None: no BAM.
     calling
         None: no calls.
-    targets
-        For the depth on target.
-    memory
-        Bytes that bins in memory, sorted or not, should not exceed.
     say
-        Told the number of bins done.
+        Told the number of blocks done.
     """
-    bins = _Sweep(store, calling, targets, clock)
-    total = np.zeros(len(COUNTS), np.int64)
-    order = range(store.layout.n_bins + 1)
-    n_sorted, n_called = _bins_in_memory(store, memory, threads)
-    pending: deque[_BinWork] = deque()
+    parts = store.parts()
+    n_held = threads + 1 if calling is not None else int(touch.collector is not None)
+    n_sorted, n_held = _blocks_at_work(store, parts, threads, n_held)
+    bins = _Sweep(store, calling, touch, clock)
+    pending: deque[_BlockWork] = deque()
     n_done = 0
-    with worker_pool(threads) as pool, closing(in_order(pool, bins.sort, order, n_sorted)) as blocks:  # type: ignore[type-var]
-        for k, block in enumerate(blocks):
-            pending.append(bins.start(pool, k, block))
+    with worker_pool(threads) as pool, closing(in_order(pool, bins.sort, parts, n_sorted)) as blocks:  # type: ignore[type-var]
+        for part, block in zip(parts, blocks):
+            pending.append(bins.start(pool, part, block))
             if writer is not None:
                 with clock.work("write BAM"):
                     writer.write(block.own())
-            while pending and (len(pending) > n_called or k == len(order) - 1):
-                total += bins.finish(pending.popleft())
+            while pending and (len(pending) > n_held or part is parts[-1]):
+                bins.finish(pending.popleft())
                 n_done += 1
                 if say is not None:
                     say(n_done)
     if calling is not None:
         calling.sink.finish()
-    return total
 
 
 def call_file(reader: ReadSource, calling: Calling, *, threads: int, clock: Clock) -> None:
@@ -151,38 +168,61 @@ def _call_records(records: RecordBlock, chunk: Chunk, calling: Calling, clock: C
         )
 
 
-def _bins_in_memory(store: BinStore, memory: int, threads: int) -> tuple[int, int]:
-    """How many sorted bins may wait for the writer, and how many for the caller; at least one of each.
+def _blocks_at_work(store: BinStore, parts: Sequence[Part], threads: int, n_held: int) -> tuple[int, int]:
+    """How many sorted blocks may wait for the writer, and how many behind it for caller and metrics, `n_held` at most.
 
-    Calling a bin takes ten times as long as sorting it. A sorted block takes as much again as its bin, which
-    is given back when the block is complete.
+    Makes room for them in the budget. Sorting a block takes its memory twice if it comes from scratch.
     """
-    largest = max(store.block_bytes(k) for k in range(store.layout.n_bins + 1))
-    fitting = max(0, memory - store.used) // max(1, largest)
-    n_sorted = min(1 + threads // 2, max(1, fitting // 4))
-    return n_sorted, max(1, min(threads + 1, fitting - n_sorted - 1))
+    largest = max(1, *(part.n_bytes for part in parts))
+    room = store.budget * 3 // 4
+    fitting = room // largest  # three at least: no part takes more than a quarter
+    n_sorted = 1 + threads // 2
+    while _blocks_wanted(n_sorted, n_held) > fitting and n_held + n_sorted > 0:
+        if n_held >= n_sorted:
+            n_held -= 1
+        else:
+            n_sorted -= 1
+    store.seal(min(_blocks_wanted(n_sorted, n_held) * largest, room), threads)
+    return n_sorted, n_held
+
+
+def _blocks_wanted(n_sorted: int, n_held: int) -> int:
+    """Blocks in memory: two for each that is sorted, the one being written, those held."""
+    return 2 * (n_sorted + 1) + 1 + n_held
 
 
 class _Sweep:
-    """The steps of one bin."""
+    """The steps of one block."""
 
-    def __init__(self, store: BinStore, calling: Calling | None, targets: Targets, clock: Clock) -> None:
-        self._store, self._calling, self._targets, self._clock = store, calling, targets, clock
+    def __init__(self, store: BinStore, calling: Calling | None, touch: Touch, clock: Clock) -> None:
+        self._store, self._calling, self._touch, self._clock = store, calling, touch, clock
         self._buffers = BufferPool()
 
-    def sort(self, k: int) -> BinBlock:
+    def sort(self, part: Part) -> BinBlock:
         """In a worker."""
         with self._clock.work("sort"):
-            return self._store.sorted_block(k, self._buffers)
+            block = self._store.sorted_part(part, self._buffers, finish=self._touch.finish)
+        if self._touch.applier is None:
+            return block
+        with self._clock.work("recalibrate"):
+            if self._touch.applier.options.keep_original:
+                longer = keep_original_qualities(block.records)
+                self._buffers.give_back(block.records.data)
+                block = replace(block, records=longer)
+            self._touch.applier.apply(block.records)
+        return block
 
-    def start(self, pool: ThreadPoolExecutor, k: int, block: BinBlock) -> _BinWork:
-        """Hand the bin's chunks and counts to the workers."""
+    def start(self, pool: ThreadPoolExecutor, part: Part, block: BinBlock) -> _BlockWork:
+        """Hand the block's chunks and its counting to the workers."""
         chunks = []
-        if self._calling is not None and k < self._store.layout.n_bins:
-            for region in self._store.layout.regions[k]:
-                for chunk in chunks_of(region.contig, region.start, region.stop, self._calling.options.targets):
+        stretches = part.stretches(self._store.layout)
+        if self._calling is not None:
+            for region, start, stop in stretches:
+                for chunk in chunks_of(region.contig, start, stop, self._calling.options.targets):
                     chunks.append((chunk, pool.submit(self._call, block, region, chunk)))
-        return _BinWork(block, chunks, pool.submit(self._count, block))
+        regions = [replace(region, start=start, stop=stop) for region, start, stop in stretches]
+        counting = pool.submit(self._count, block, regions) if self._touch.collector is not None else None
+        return _BlockWork(block, chunks, counting)
 
     def _call(self, block: BinBlock, region: Region, chunk: Chunk) -> ChunkCalls:
         calling = self._calling
@@ -191,17 +231,19 @@ class _Sweep:
         records = block.around(region, chunk.start, chunk.stop)
         return _call_records(records, chunk, calling, self._clock)
 
-    def _count(self, block: BinBlock) -> NDArray[np.int64]:
-        with self._clock.work("count"):
-            return count_reads(block.own(), self._targets)
+    def _count(self, block: BinBlock, regions: Sequence[Region]) -> None:
+        if self._touch.collector is None:
+            raise InternalError("nothing to count with")
+        with self._clock.work("metrics"):
+            self._touch.collector.add(block, regions)
 
-    def finish(self, work: _BinWork) -> NDArray[np.int64]:
-        """Pass the bin's calls on and give its memory back; waits for the workers."""
+    def finish(self, work: _BlockWork) -> None:
+        """Pass the block's calls on and give its memory back; waits for the workers."""
         for chunk, calls in work.chunks:
             found = calls.result()
             if self._calling is not None:
                 with self._clock.work("write VCF"):
                     self._calling.sink.add(chunk, found)
-        counts = work.counts.result()
+        if work.counting is not None:
+            work.counting.result()
         self._buffers.give_back(work.block.records.data)
-        return counts

@@ -15,6 +15,7 @@ import pytest
 from megabolt.align.options import AlignOptions
 from megabolt.cli import _options
 from megabolt.errors import UsageError
+from megabolt.formats import cram
 from megabolt.formats.lane import FastqLane
 
 
@@ -115,3 +116,7 @@ def test_help_costs_no_import_of_numba() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--interleaved" in done.stdout
+
+
+def test_choices_of_files_are_those_of_the_library() -> None:
+    assert _options.CRAM_VERSIONS == cram.VERSIONS

@@ -21,10 +21,11 @@ from megabolt.formats.bases import decode, encode, reverse_complement
 from megabolt.formats.fasta import Contig
 from megabolt.privacy.consent import authorize
 from megabolt.reads.bins import BIN_BASES, BinStore
+from megabolt.reads.duplicates.finder import DuplicateFinder
+from megabolt.reads.duplicates.templates import templates_of
 from megabolt.testing.placed import Place, Read, Template, packed_genome, placed_batch
 from megabolt.workflow.clock import Clock
-from megabolt.workflow.metrics import COUNTS
-from megabolt.workflow.sweep import sweep
+from megabolt.workflow.sweep import Touch, sweep
 
 NAMES = ["one", "two", "three"]
 LENGTHS = [BIN_BASES + 9000, 7000, 5000]
@@ -140,8 +141,8 @@ class Maker:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["hard", "soft"])
-def bam(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int], int]:
-    """The BAM, what was counted, how many records went in."""
+def bam(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
+    """The BAM, how many templates are duplicates, how many records went in."""
     folder = tmp_path_factory.mktemp("bam")
     maker = Maker(5)
     genome = maker.genome
@@ -152,7 +153,7 @@ def bam(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     contigs = [Contig(name, len(text), md5) for name, text, md5 in zip(NAMES, genome, digests)]
     header = BamHeader.build(contigs, ["@RG\tID:lane1\tSM:s\tLB:lib\tPL:ILLUMINA"])
     pairs = maker.pairs()
-    store, n, first_pair = BinStore(LENGTHS, 1 << 28), 0, 0
+    store, finder, n, first_pair = BinStore(LENGTHS, 1 << 28), DuplicateFinder(["lib"]), 0, 0
     for templates in (pairs[:50], pairs[50:], maker.singles(pairs)):
         batch, alignments = placed_batch(templates, first_pair)
         chunk = build_records(
@@ -165,13 +166,14 @@ def bam(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             soft_clip=request.param,
         )
         store.add(chunk)
+        finder.add(templates_of(chunk), chunk.first_pair)
         n += chunk.n_records
         first_pair += batch.n_pairs
-    store.resolve_duplicates()
+    store.duplicate = finder.resolve().duplicate
     permit = authorize("s", "test", open_data="T. Tester: made up for a test")
     with BamWriter(folder / "s.bam", header, permit) as writer:
-        counts = sweep(store, writer, None, targets=None, threads=1, memory=1 << 28, clock=Clock())
-    return folder / "s.bam", dict(zip(COUNTS, counts.tolist())), n
+        sweep(store, writer, None, Touch(), threads=1, clock=Clock())
+    return folder / "s.bam", int(np.bitwise_count(store.duplicate).sum()), n
 
 
 def records(path: Path) -> Iterator[Any]:
@@ -179,17 +181,16 @@ def records(path: Path) -> Iterator[Any]:
         yield from file.fetch(until_eof=True)
 
 
-def test_every_record_arrives(bam: tuple[Path, dict[str, int], int]) -> None:
-    path, counts, n = bam
+def test_every_record_arrives(bam: tuple[Path, int, int]) -> None:
+    path, n_duplicates, n = bam
     pysam.quickcheck(str(path))
     read = list(records(path))
-    assert len(read) == n == counts["total"] + counts["supplementary"]
-    assert counts["supplementary"] == sum(r.is_supplementary for r in read) > 100
-    assert counts["paired"] == sum(r.is_paired and not r.is_supplementary for r in read)
-    assert 0 < counts["duplicates"] == sum(r.is_duplicate and not r.is_supplementary for r in read)
+    assert len(read) == n
+    assert sum(r.is_supplementary for r in read) > 100
+    assert 0 < n_duplicates == len({r.query_name for r in read if r.is_duplicate})
 
 
-def test_the_records_of_a_read_tell_of_each_other(bam: tuple[Path, dict[str, int], int]) -> None:
+def test_the_records_of_a_read_tell_of_each_other(bam: tuple[Path, int, int]) -> None:
     """SA of each lists all others, the primary first, and each is where the others say."""
     parts: dict[tuple[str, int], list[Any]] = {}
     for record in records(bam[0]):
@@ -213,7 +214,7 @@ def test_the_records_of_a_read_tell_of_each_other(bam: tuple[Path, dict[str, int
 
 
 @pytest.mark.skipif(not shutil.which(PICARD), reason="picard-tools is not installed")
-def test_picard_finds_no_fault(bam: tuple[Path, dict[str, int], int]) -> None:
+def test_picard_finds_no_fault(bam: tuple[Path, int, int]) -> None:
     path = bam[0]
     options = ["MODE=VERBOSE", "VALIDATE_INDEX=true", f"REFERENCE_SEQUENCE={path.parent / 'ref.fa'}"]
     done = subprocess.run([PICARD, "ValidateSamFile", f"INPUT={path}", *options], capture_output=True, text=True)
@@ -221,7 +222,7 @@ def test_picard_finds_no_fault(bam: tuple[Path, dict[str, int], int]) -> None:
 
 
 @pytest.mark.skipif(not shutil.which(PICARD), reason="picard-tools is not installed")
-def test_duplicates_are_those_of_picard(bam: tuple[Path, dict[str, int], int], tmp_path: Path) -> None:
+def test_duplicates_are_those_of_picard(bam: tuple[Path, int, int], tmp_path: Path) -> None:
     """By name, as Picard wants it to flag supplementary records too; it flags unmapped mates as well, we do not."""
     pysam.sort("-n", "-o", str(tmp_path / "named.bam"), str(bam[0]))
     command = [PICARD, "MarkDuplicates", f"INPUT={tmp_path / 'named.bam'}", f"OUTPUT={tmp_path / 'marked.bam'}"]
@@ -241,7 +242,7 @@ def flags(path: Path) -> dict[Any, bool]:
     return found
 
 
-def test_mates_and_duplicates_are_those_of_samtools(bam: tuple[Path, dict[str, int], int], tmp_path: Path) -> None:
+def test_mates_and_duplicates_are_those_of_samtools(bam: tuple[Path, int, int], tmp_path: Path) -> None:
     named, mated, plain, marked = (str(tmp_path / f"{name}.bam") for name in ("named", "mated", "plain", "marked"))
     pysam.sort("-n", "-o", named, str(bam[0]))
     pysam.fixmate("-m", "-p", named, mated)  # -p: leaves flag 0x2 as it is

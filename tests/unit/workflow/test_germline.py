@@ -7,7 +7,6 @@ import gzip
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,91 +18,21 @@ from megabolt.align.engine import PairAligner
 from megabolt.align.index import build_index, open_index
 from megabolt.align.options import AlignOptions
 from megabolt.errors import ConsentRefused, InputFormatError, ResourceError, UsageError
-from megabolt.formats.bases import decode, reverse_complement
 from megabolt.formats.lane import FastqLane
 from megabolt.reads.bins import BIN_BASES
-from megabolt.workflow import align_job
+from megabolt.testing.toy_sample import LENGTHS, MEMORY, N_COPIES, OPEN, ToySample, arguments, fastq, make_sample
+from megabolt.workflow import read_input
 from megabolt.workflow.germline import command_line, run_align, run_call, run_germline
 from megabolt.workflow.read_groups import read_groups
 
-OPEN = "T. Tester: simulated for a test"
-MEMORY = 2 << 30
-LENGTHS = {"big": BIN_BASES + 30_000, "small": 20_000, "tiny": 12_000}
-#: Where reads come from: the contig, start, stop. One stretch lies across the border of two bins.
-COVERED = [
-    ("big", 0, 20_000),
-    ("big", BIN_BASES - 15_000, BIN_BASES + 15_000),
-    ("small", 0, 20_000),
-    ("tiny", 0, 12_000),
-]
-N_COPIES = 40
 
-
-@dataclass
-class Sample:
-    """A reference, its reads in two lanes, the planted SNPs: contig -> {0-based place: alternative}."""
-
-    reference: Path
-    lanes: list[FastqLane]
-    snps: dict[str, dict[int, str]]
-    n_pairs: int
-
-
-def fastq_record(rng: np.random.Generator, name: str, codes: Any) -> str:
-    return f"@{name}\n{decode(codes)}\n+\n{''.join(chr(33 + q) for q in rng.choice([37, 25], len(codes)))}\n"
-
-
-def make_pairs(rng: np.random.Generator, genome: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    pairs = []
-    for contig, first, last in COVERED:
-        for _ in range((last - first) // 15):  # 20x
-            start = int(rng.integers(first, last - 500))
-            stop = start + int(rng.normal(400, 40))
-            ends = genome[contig][start : start + 150], reverse_complement(genome[contig][stop - 150 : stop])
-            pairs.append((f"p{len(pairs)}", *(ends if rng.random() < 0.5 else ends[::-1])))
-    noise = rng.integers(0, 4, (40, 150)).astype(np.uint8)
-    pairs += [(f"lone{k}", pairs[50 * k][1], noise[k]) for k in range(20)]
-    pairs += [(f"none{k}", noise[20 + k], noise[k]) for k in range(20)]
-    rng.shuffle(pairs)
-    pairs += [(f"copy{k}", *pairs[7 * k][1:]) for k in range(N_COPIES)]
-    return pairs
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> ToySample:
+    return make_sample(tmp_path_factory.mktemp("sample"))
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    folder, rng = tmp_path_factory.mktemp("sample"), np.random.default_rng(11)
-    genome = {name: rng.integers(0, 4, length).astype(np.uint8) for name, length in LENGTHS.items()}
-    reference = folder / "ref.fa"
-    reference.write_text("".join(f">{name}\n{decode(codes)}\n" for name, codes in genome.items()))
-    build_index(reference)
-    snps: dict[str, dict[int, str]] = {}
-    for contig, first, last in COVERED:
-        for place in range(first + 700, last - 700, 900):
-            genome[contig][place] ^= 1 + place % 3
-            snps.setdefault(contig, {})[place] = decode(genome[contig][place : place + 1])
-    pairs = make_pairs(rng, genome)
-    paths: list[list[Path]] = [[], []]
-    half = len(pairs) // 2
-    for lane, part in enumerate((pairs[:half], pairs[half:])):
-        for mate in (1, 2):
-            path = folder / f"L{lane}_R{mate}.fastq.gz"
-            with gzip.open(path, "wt", compresslevel=1) as file:
-                file.write("".join(fastq_record(rng, f"{pair[0]}/{mate}", pair[mate]) for pair in part))
-            paths[mate - 1].append(path)
-    return Sample(reference, [FastqLane(*lane) for lane in zip(*paths)], snps, len(pairs))
-
-
-def arguments(sample: Sample, **changes: Any) -> dict[str, Any]:
-    groups = read_groups("s", [f"@RG\tID:lane{k}\tLB:lib" for k in (1, 2)], 2)
-    given = {
-        "reference": sample.reference, "lanes": sample.lanes, "sample": "s",
-        "read_groups": groups, "threads": 2, "memory": MEMORY, "open_data": OPEN,
-    }  # fmt: skip
-    return given | changes
-
-
-@pytest.fixture(scope="module")
-def results(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def results(sample: ToySample, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Folders of complete runs by number of threads."""
     folders = {}
     for threads in (1, 3):
@@ -128,7 +57,8 @@ def records(path: Path) -> list[Any]:
 
 
 def test_all_files_are_there(results: dict[int, Path]) -> None:
-    names = ["s.bam", "s.bam.bai", "s.g.vcf.gz", "s.g.vcf.gz.tbi", "s.metrics.json", "s.vcf.gz", "s.vcf.gz.tbi"]
+    names = ["metrics", "s.bam", "s.bam.bai", "s.g.vcf.gz", "s.g.vcf.gz.tbi", "s.metrics.json"]
+    names += ["s.vcf.gz", "s.vcf.gz.tbi"]
     for folder in results.values():
         assert sorted(path.name for path in folder.iterdir()) == names
 
@@ -143,7 +73,7 @@ def test_threads_do_not_change_the_answer(results: dict[int, Path]) -> None:
         assert metrics[0][key] == metrics[1][key]
 
 
-def test_the_bam_is_sorted_complete_and_indexed(sample: Sample, results: dict[int, Path]) -> None:
+def test_the_bam_is_sorted_complete_and_indexed(sample: ToySample, results: dict[int, Path]) -> None:
     with pysam.AlignmentFile(str(results[1] / "s.bam")) as file:
         reads = list(file.fetch(until_eof=True))
         assert len(reads) == 2 * sample.n_pairs
@@ -163,7 +93,7 @@ def unclipped_end(read: Any) -> tuple[int, int, bool]:
     return read.reference_id, place, read.is_reverse
 
 
-def test_one_pair_of_each_molecule_is_not_marked(sample: Sample, results: dict[int, Path]) -> None:
+def test_one_pair_of_each_molecule_is_not_marked(sample: ToySample, results: dict[int, Path]) -> None:
     templates: dict[str, list[Any]] = {}
     with pysam.AlignmentFile(str(results[1] / "s.bam")) as file:
         for read in file.fetch(until_eof=True):
@@ -185,7 +115,7 @@ def test_one_pair_of_each_molecule_is_not_marked(sample: Sample, results: dict[i
     assert sum(len(copies) - 1 for copies in molecules.values()) >= N_COPIES * 0.8
 
 
-def test_planted_snps_are_called(sample: Sample, results: dict[int, Path]) -> None:
+def test_planted_snps_are_called(sample: ToySample, results: dict[int, Path]) -> None:
     found = {(r.contig, r.start): r for r in records(results[1] / "s.vcf.gz")}
     planted = [(contig, place, alt) for contig, places in sample.snps.items() for place, alt in places.items()]
     right = sum((c, p) in found and found[c, p].alts == (alt,) for c, p, alt in planted)
@@ -201,7 +131,7 @@ def test_the_gvcf_covers_the_genome_without_gaps(results: dict[int, Path]) -> No
     assert reached == LENGTHS
 
 
-def test_metrics_describe_the_sample(sample: Sample, results: dict[int, Path]) -> None:
+def test_metrics_describe_the_sample(sample: ToySample, results: dict[int, Path]) -> None:
     metrics = json.loads((results[1] / "s.metrics.json").read_text())
     assert metrics["reads"]["pairs"] == sample.n_pairs
     assert metrics["insert_size"]["mean"] == pytest.approx(400, abs=10)
@@ -212,7 +142,7 @@ def test_metrics_describe_the_sample(sample: Sample, results: dict[int, Path]) -
     assert metrics["peak_rss_bytes"] > 50 << 20
 
 
-def test_the_two_halves_give_the_same(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
+def test_the_two_halves_give_the_same(sample: ToySample, results: dict[int, Path], tmp_path: Path) -> None:
     bam = tmp_path / "s.bam"
     run_align(**arguments(sample, output=bam))
     assert bam_text(bam) == bam_text(results[1] / "s.bam")
@@ -238,18 +168,18 @@ def in_turn(lane: FastqLane, path: Path) -> FastqLane:
     return FastqLane(path, interleaved=True)
 
 
-def test_mates_in_turn_give_the_same_records(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
+def test_mates_in_turn_give_the_same_records(sample: ToySample, results: dict[int, Path], tmp_path: Path) -> None:
     lanes = [sample.lanes[0], in_turn(sample.lanes[1], tmp_path / "i.fq")]
-    run_align(**arguments(sample, output=tmp_path / "s.bam", lanes=lanes))
+    run_align(**arguments(sample, output=tmp_path / "s.bam", reads=fastq(sample, lanes)))
     assert bam_text(tmp_path / "s.bam") == bam_text(results[1] / "s.bam")
 
 
-def test_unpaired_reads(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
+def test_unpaired_reads(sample: ToySample, results: dict[int, Path], tmp_path: Path) -> None:
     """Places are those that the reads have as mates, but where the mate has helped; SNPs are found."""
     said: list[str] = []
     lanes = [FastqLane(path) for lane in sample.lanes for path in lane.files]
     groups = read_groups("s", [f"@RG\tID:lane{k}\tLB:lib" for k in range(4)], 4)
-    given = arguments(sample, lanes=lanes, read_groups=groups)
+    given = arguments(sample, reads=fastq(sample, lanes, groups))
     summary = run_germline(**given, outdir=tmp_path / "2", say=said.append)
     assert "learnt" not in summary.metrics["insert_size"]
     assert any(f"{2 * sample.n_pairs:,} reads" in line for line in said)
@@ -272,7 +202,7 @@ def test_unpaired_reads(sample: Sample, results: dict[int, Path], tmp_path: Path
     assert len(planted & found) > 0.9 * len(planted)
 
 
-def test_lanes_of_all_kinds_together(sample: Sample, tmp_path: Path) -> None:
+def test_lanes_of_all_kinds_together(sample: ToySample, tmp_path: Path) -> None:
     """Each read group is treated in its own way; nothing depends on the number of threads."""
     first, second = sample.lanes
     assert first.second is not None
@@ -280,7 +210,7 @@ def test_lanes_of_all_kinds_together(sample: Sample, tmp_path: Path) -> None:
     groups = read_groups("s", [f"@RG\tID:{k}\tLB:lib{k}" for k in "abc"], 3)
     said: list[str] = []
     for threads in (1, 3):
-        given = arguments(sample, lanes=lanes, read_groups=groups, threads=threads)
+        given = arguments(sample, reads=fastq(sample, lanes, groups), threads=threads)
         summary = run_align(**given, output=tmp_path / f"{threads}.bam", say=said.append)
         assert len(summary.metrics["insert_size"]["learnt"]) == 1
     assert bam_text(tmp_path / "1.bam") == bam_text(tmp_path / "3.bam")
@@ -297,7 +227,7 @@ def test_lanes_of_all_kinds_together(sample: Sample, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("umi", ["name", "comment"])
-def test_umis_become_tags(sample: Sample, tmp_path: Path, umi: str) -> None:
+def test_umis_become_tags(sample: ToySample, tmp_path: Path, umi: str) -> None:
     lane = sample.lanes[1]
     expected, paths = {}, []
     for mate, path in enumerate(lane.files, 1):
@@ -310,8 +240,8 @@ def test_umis_become_tags(sample: Sample, tmp_path: Path, umi: str) -> None:
             text += f"@{header}\n{rest}"
         paths.append(tmp_path / f"{mate}.fq")
         paths[-1].write_text(text)
-    given = arguments(sample, lanes=[FastqLane(*paths)], read_groups=read_groups("s", [], 1))
-    run_align(**given, umi=umi, output=tmp_path / "s.bam")
+    reads = fastq(sample, [FastqLane(*paths)], read_groups("s", [], 1), umi)
+    run_align(**arguments(sample, reads=reads), output=tmp_path / "s.bam")
     with pysam.AlignmentFile(str(tmp_path / "s.bam")) as file:
         found = [(read.query_name, read.get_tag("RX")) for read in file if not read.is_supplementary]
     assert sorted(found) == sorted([*expected.items()] * 2)
@@ -321,7 +251,7 @@ ADAPTERS = "AGATCGGAAGAGCACACGTCTGAACTCCAGTCACATCACGATCTCGTATGCC", "AGATCGGAAGAG
 
 
 @pytest.mark.parametrize("adapters", ["clip", "trim", "off"])
-def test_adapters(sample: Sample, tmp_path: Path, adapters: str) -> None:
+def test_adapters(sample: ToySample, tmp_path: Path, adapters: str) -> None:
     """Fragments of 100 bases, read through: the options of the job reach the aligner and the records."""
     rng = np.random.default_rng(12)
     lines = sample.reference.read_text().split("\n")
@@ -338,7 +268,7 @@ def test_adapters(sample: Sample, tmp_path: Path, adapters: str) -> None:
     for path, text in zip(paths, texts):
         path.write_text(text)
     options = AlignOptions(adapters=adapters)  # type: ignore[arg-type]
-    given = arguments(sample, lanes=[FastqLane(*paths)], read_groups=read_groups("s", [], 1))
+    given = arguments(sample, reads=fastq(sample, [FastqLane(*paths)], read_groups("s", [], 1)))
     run_align(**given, align_options=options, output=tmp_path / "s.bam")
     found = []
     with pysam.AlignmentFile(str(tmp_path / "s.bam")) as file:
@@ -358,7 +288,7 @@ def test_adapters(sample: Sample, tmp_path: Path, adapters: str) -> None:
         assert len({cigar for _, cigar, _ in found}) > 2
 
 
-def test_cram_in_the_middle_gives_the_same_calls(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
+def test_cram_in_the_middle_gives_the_same_calls(sample: ToySample, results: dict[int, Path], tmp_path: Path) -> None:
     cram = tmp_path / "s.cram"
     run_align(**arguments(sample, output=cram))
     common = {"reference": sample.reference, "threads": 2, "memory": MEMORY, "open_data": OPEN}
@@ -366,7 +296,7 @@ def test_cram_in_the_middle_gives_the_same_calls(sample: Sample, results: dict[i
     assert vcf_text(tmp_path / "c.vcf.gz") == vcf_text(results[1] / "s.vcf.gz")
 
 
-def test_targets_choose_calls_and_depth(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
+def test_targets_choose_calls_and_depth(sample: ToySample, results: dict[int, Path], tmp_path: Path) -> None:
     bed = tmp_path / "t.bed"
     bed.write_text(f"big\t{BIN_BASES - 3000}\t{BIN_BASES + 3000}\nsmall\t5000\t9000\n")
     summary = run_germline(**arguments(sample, outdir=tmp_path / "out", targets=bed, bam=False))
@@ -379,18 +309,19 @@ def test_targets_choose_calls_and_depth(sample: Sample, results: dict[int, Path]
     assert found == inside != []
     assert summary.metrics["depth"]["over_bases"] == 10_000
     assert summary.metrics["depth"]["mean"] == pytest.approx(20, abs=3)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["s.metrics.json", "s.vcf.gz", "s.vcf.gz.tbi"]
+    names = ["metrics", "s.metrics.json", "s.vcf.gz", "s.vcf.gz.tbi"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
 class Failing(PairAligner):
     """Raises in the third batch."""
 
-    def __init__(self, sample: Sample, error: BaseException) -> None:
+    def __init__(self, sample: ToySample, error: BaseException) -> None:
         super().__init__(open_index(sample.reference))
         self._error = error
 
     def align(self, batch: Any, insert_size: Any) -> Any:
-        if batch.first_pair >= 2 * align_job.PAIRS_PER_BATCH:
+        if batch.first_pair >= 2 * read_input.PAIRS_PER_BATCH:
             raise self._error
         return super().align(batch, insert_size)
 
@@ -407,16 +338,16 @@ def no_thread_left() -> Iterator[None]:
 
 @pytest.mark.parametrize("error", [RuntimeError("third batch"), MemoryError(), KeyboardInterrupt()], ids=repr)
 def test_an_error_in_a_worker_ends_the_job(
-    sample: Sample, tmp_path: Path, no_thread_left: None, error: BaseException, monkeypatch: pytest.MonkeyPatch
+    sample: ToySample, tmp_path: Path, no_thread_left: None, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(align_job, "PAIRS_PER_BATCH", 500)
+    monkeypatch.setattr(read_input, "PAIRS_PER_BATCH", 500)
     with pytest.raises(type(error)):
         run_germline(**arguments(sample, outdir=tmp_path, aligner=Failing(sample, error)))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("moment", ["align", "mark duplicates", "sort, write and call", "finish the files"])
-def test_an_interrupt_leaves_nothing(sample: Sample, tmp_path: Path, no_thread_left: None, moment: str) -> None:
+def test_an_interrupt_leaves_nothing(sample: ToySample, tmp_path: Path, no_thread_left: None, moment: str) -> None:
     def say(text: str) -> None:
         if text == moment:
             raise KeyboardInterrupt
@@ -426,35 +357,35 @@ def test_an_interrupt_leaves_nothing(sample: Sample, tmp_path: Path, no_thread_l
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_fastq_leaves_nothing(sample: Sample, tmp_path: Path, no_thread_left: None) -> None:
+def test_a_broken_fastq_leaves_nothing(sample: ToySample, tmp_path: Path, no_thread_left: None) -> None:
     broken = tmp_path / "broken.fastq.gz"
     first, second = sample.lanes
     assert second.second is not None
     broken.write_bytes(second.second.read_bytes()[:-100])
-    changed = arguments(sample, outdir=tmp_path / "out", lanes=[first, FastqLane(second.first, broken)])
+    changed = arguments(sample, outdir=tmp_path / "out", reads=fastq(sample, [first, FastqLane(second.first, broken)]))
     with pytest.raises(InputFormatError, match=r"broken\.fastq\.gz"):
         run_germline(**changed)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_too_little_memory_is_said_at_once(sample: Sample, tmp_path: Path) -> None:
+def test_too_little_memory_is_said_at_once(sample: ToySample, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="--memory"):
         run_germline(**arguments(sample, outdir=tmp_path, memory=128 << 20))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_consent_no_opening(sample: Sample, tmp_path: Path) -> None:
+def test_no_consent_no_opening(sample: ToySample, tmp_path: Path) -> None:
     with pytest.raises(ConsentRefused):
         run_germline(**arguments(sample, outdir=tmp_path / "out", open_data=None))
     assert not (tmp_path / "out").exists()
 
 
-def test_files_and_read_groups_must_agree_in_number(sample: Sample, tmp_path: Path) -> None:
+def test_files_and_read_groups_must_agree_in_number(sample: ToySample) -> None:
     with pytest.raises(UsageError, match="read groups"):
-        run_germline(**arguments(sample, outdir=tmp_path, read_groups=read_groups("s", [], 1)))
+        fastq(sample, groups=read_groups("s", [], 1))
 
 
-def test_a_bam_of_another_reference_is_refused(sample: Sample, results: dict[int, Path], tmp_path: Path) -> None:
+def test_a_bam_of_another_reference_is_refused(sample: ToySample, results: dict[int, Path], tmp_path: Path) -> None:
     other = tmp_path / "other.fa"
     other.write_text(">big\n" + "ACGT" * 9000 + "\n")
     build_index(other)
