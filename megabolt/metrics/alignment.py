@@ -28,7 +28,7 @@ _BAD_CYCLE = 0.8
 _LEAST_SHARE = 0.05
 _DEVIATIONS = 10
 _WIDTHS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
-_ORIENTATIONS = ((FR, "FR"), (TANDEM, "TANDEM"), (RF, "RF"))
+_ORIENTATIONS = ((FR, "FR"), (RF, "RF"), (TANDEM, "TANDEM"))
 
 #: Rows of counts that are taken together, with the values of SAMPLE, LIBRARY and READ_GROUP.
 Level = tuple[Sequence[int], tuple[str, str, str]]
@@ -167,8 +167,7 @@ def _widths(histogram: Histogram) -> dict[str, Value]:
     low = np.trunc(median - steps).astype(np.int64)
     high = np.trunc(median + steps).astype(np.int64)
     covered = np.where(low >= 0, dense[np.maximum(low, 0)], 0) + np.where(high < len(dense), _take(dense, high), 0)
-    if median == int(median):
-        covered[0] = dense[int(median)]  # both ends are the same place
+    covered[0] = dense[int(median)]  # both ends are the same place
     share = np.cumsum(covered) / histogram.count
     widths: dict[str, Value] = {}
     for percent in _WIDTHS:

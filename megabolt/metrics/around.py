@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from megabolt.compute.bits import PADDING, U
 from megabolt.compute.jit import kernel
 from megabolt.formats.fasta import Reference
+from megabolt.metrics.buffers import Buffers
 from megabolt.metrics.counts import GC_BINS
 
 #: Bases of a GC window, as in CollectGcBiasMetrics.
@@ -24,6 +25,7 @@ WINDOW = 100
 _BEFORE = 128
 #: Reference behind a region, for the reads that begin in it.
 BEHIND = 4096
+_buffers = Buffers()
 
 
 class RegionLike(Protocol):
@@ -60,7 +62,7 @@ class Stretches:
 def stretches(
     reference: Reference, regions: Sequence[RegionLike], behind: int = BEHIND, windows: NDArray[np.int64] | None = None
 ) -> Stretches:
-    """The reference around regions, `behind` bases beyond them.
+    """The reference around regions, `behind` bases beyond them; valid until the same thread asks again.
 
     Parameters
     ----------
@@ -75,8 +77,9 @@ def stretches(
         row[:] = region.contig, first, stop, packed_at, gc_at, length
         packed_at += (stop - first) // 2 + 32
         gc_at += stop - first + 1
-    even, odd = np.zeros(packed_at + PADDING, np.uint8), np.zeros(packed_at + PADDING, np.uint8)
-    gc = np.zeros(gc_at, np.int8)
+    even = _buffers.zeros("even", packed_at + PADDING, np.uint8)
+    odd = _buffers.zeros("odd", packed_at + PADDING, np.uint8)
+    gc = _buffers.take("gc", gc_at, np.int8)
     counted = np.zeros(GC_BINS, np.int64) if windows is None else windows
     for row, region in zip(table, regions):
         contig, first, stop = (int(value) for value in row[:3])

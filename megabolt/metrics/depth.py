@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.compute.bits import U, load_i32, load_u16, load_u32, load_u64
+from megabolt.compute.bits import U, load_i32, load_u16, load_u32, load_u64, popcount
 from megabolt.compute.jit import callee, kernel
 from megabolt.formats.bam_records import RecordBlock
 from megabolt.formats.fasta import Reference
 from megabolt.metrics.around import RegionLike
+from megabolt.metrics.buffers import Buffers
 from megabolt.metrics.counts import Counts, add_histograms
 
 #: Places compared between mates; longer overlaps count twice.
@@ -32,6 +33,7 @@ _LONGEST_OVERLAP = 1 << 16
 _N_SHIFT = 8
 
 Targets = Sequence[NDArray[np.int64]]
+_buffers = Buffers()
 
 
 def count_depth(
@@ -66,16 +68,16 @@ def count_depth(
     for row, region in zip(table, regions):
         row[:] = region.contig, region.start, region.stop, at
         at += region.stop - region.start + 1
-    covered = np.zeros(at, np.int32)
-    good = np.zeros(at if wgs else 1, np.int32)
-    unknown = _unknown(reference, regions, table, at) if wgs else np.zeros(1, np.uint8)
-    coarse = np.zeros((at >> _N_SHIFT) + 1, np.uint8)
-    if wgs:
-        _coarsen(unknown, coarse)
-    buckets = 1 << max(4, (block.n // 2).bit_length())
+    covered = _buffers.zeros("covered", at, np.int32)
+    good = _buffers.zeros("good", at if wgs else 1, np.int32)
+    unknown = _unknown(reference, regions, table, at if wgs else 1)
+    coarse = unknown.reshape(-1, 1 << _N_SHIFT).any(axis=1).view(np.uint8)
+    heads = _buffers.take("heads", 1 << max(4, (block.n // 2).bit_length()), np.int32)
+    heads.fill(-1)
     _add_depth(
-        block.data, block.offsets, table, covered, good, unknown, coarse, wgs, np.full(buckets, -1, np.int32),
-        np.empty(block.n, np.int32), np.zeros(_LONGEST_OVERLAP, np.uint8), counts.wgs_excluded,
+        block.data, block.offsets, table, covered, good, unknown, coarse, wgs, heads,
+        _buffers.take("nexts", block.n, np.int32), _buffers.take("marks", _LONGEST_OVERLAP, np.uint8),
+        counts.wgs_excluded,
     )  # fmt: skip
     for place in table.tolist():
         _finish(place, covered, good, unknown, targets, first_target, counts, wgs)
@@ -84,12 +86,12 @@ def count_depth(
 def _unknown(
     reference: Reference | None, regions: Sequence[RegionLike], table: NDArray[np.int64], n: int
 ) -> NDArray[np.uint8]:
-    """1 where the reference has no base: uint8 [n]."""
-    unknown = np.zeros(n, np.uint8)
-    if reference is not None:
+    """1 where the reference has no base: uint8, n rounded up to whole steps of the coarse view."""
+    unknown = _buffers.zeros("unknown", ((n - 1) >> _N_SHIFT) + 1 << _N_SHIFT, np.uint8)
+    if reference is not None and n > 1:
         for row, region in zip(table, regions):
             codes = reference.fetch(region.contig, region.start, region.stop)
-            unknown[row[3] : row[3] + len(codes)] = codes > 3
+            np.greater(codes, 3, out=unknown[row[3] : row[3] + len(codes)].view(np.bool_))
     return unknown
 
 
@@ -123,12 +125,6 @@ def _finish(
 # --- kernels ---
 
 _MAPQ, _DUPLICATE, _UNPAIRED, _BASEQ, _OVERLAP, _CAPPED, _ADAPTER = range(7)
-
-
-@kernel("void(uint8[::1], uint8[::1])")
-def _coarsen(unknown: Any, coarse: Any) -> None:
-    for i in range(len(unknown)):
-        coarse[U(i >> _N_SHIFT)] |= unknown[U(i)]
 
 
 @kernel("int64(int32[::1])")
@@ -274,6 +270,18 @@ def _has_unknown(data: Any, seq: Any, length: Any) -> Any:
 
 
 @callee
+def _count_good(data: Any, p: Any, n: Any) -> Any:
+    """Bytes of 20 or more among n from p on; all are below 128."""
+    total = np.int64(0)
+    for k in range(0, n, 8):
+        y = (load_u64(data, p + k) + U(0x6C6C6C6C6C6C6C6C)) & U(0x8080808080808080)  # 108 is 128 - 20
+        if n - k < 8:
+            y &= (U(1) << U(8 * (n - k))) - U(1)
+        total += popcount(y)
+    return total
+
+
+@callee
 def _add_good(
     data: Any, p: Any, row: Any, good: Any, unknown: Any, coarse: Any, marks: Any, low: Any, high: Any, excluded: Any
 ) -> None:
@@ -306,12 +314,11 @@ def _add_good(
                     if coarse[U(c)] != 0:
                         plain = False
                 if plain:
-                    n_good = np.int32(0)
+                    depths = good[place : place + n]
+                    qualities = data[base : base + n]
                     for j in range(n):
-                        one = np.int32(data[U(base + j)] >= 20)
-                        good[U(place + j)] += one
-                        n_good += one
-                    excluded[_BASEQ] += n - n_good
+                        depths[j] += qualities[j] >= 20
+                    excluded[_BASEQ] += n - _count_good(data, base, n)
                 else:
                     for j in range(n):
                         if unknown[U(place + j)] != 0:

@@ -18,10 +18,12 @@ from megabolt.compute.bits import U, load_i32, load_u16, load_u32
 from megabolt.compute.jit import callee, kernel
 from megabolt.formats.bam_records import RecordBlock
 from megabolt.metrics.around import RegionLike
+from megabolt.metrics.buffers import Buffers
 from megabolt.metrics.counts import Counts, add_histograms
 
 #: A read so near to a target was caught by it: CollectHsMetrics' NEAR_DISTANCE.
 NEAR = 250
+_buffers = Buffers()
 
 
 def count_enrichment(
@@ -44,7 +46,7 @@ def count_enrichment(
     for region in regions:
         intervals = targets[region.contig]
         first = int(first_target[region.contig])
-        good = np.zeros(region.stop - region.start + 1, np.int32)
+        good = _buffers.zeros("good", region.stop - region.start + 1, np.int32)
         _count_records(
             block.data, block.offsets, region.contig, region.start, region.stop, intervals, good,
             found.reads[first:], found.enrichment,
@@ -66,8 +68,8 @@ def count_enrichment(
 
 (
     _TOTAL, _PF, _PF_BASES, _PF_UNIQUE, _UQ_ALIGNED, _ALIGNED_BASES, _UQ_BASES, _ON, _BESIDE, _OFF, _PAIRS,
-    _UNIQUE_PAIRS, _DUPE, _ADAPTER, _MAPQ, _BASEQ, _OVERLAP, _HQ,
-) = range(18)  # fmt: skip
+    _UNIQUE_PAIRS, _DUPE, _ADAPTER, _MAPQ, _BASEQ, _OVERLAP, _HQ, _FROM_PAIRS,
+) = range(19)  # fmt: skip
 
 
 @callee
@@ -111,8 +113,8 @@ def _bases_to_clip(data: Any, p: Any, flag: Any, start: Any) -> Any:
 
 @callee
 def _add_bases(
-    data: Any, p: Any, start: Any, r_stop: Any, region_start: Any, region_stop: Any, own: Any, intervals: Any, t: Any,
-    good: Any, reads: Any, counted: Any,
+    data: Any, p: Any, start: Any, r_stop: Any, region_start: Any, region_stop: Any, own: Any, of_pair: Any,
+    intervals: Any, t: Any, good: Any, reads: Any, counted: Any,
 ) -> None:  # fmt: skip
     """Depth of a record's bases of quality 20 or more, up to read base r_stop; reads by target, from target t on."""
     cigar = p + 36 + np.int64(data[U(p + 12)])
@@ -140,13 +142,15 @@ def _add_bases(
             while s < len(intervals) and intervals[U(s), 0] < at + n:
                 low = max(at, intervals[U(s), 0])
                 high = min(at + n, intervals[U(s), 1])
-                any_good = False
+                n_good = np.int64(0)
                 for place in range(low, high):
                     if 20 <= data[U(qual + r + place - at)] < 255:
-                        any_good = True
+                        n_good += 1
                         if region_start <= place < region_stop:
                             good[U(place - region_start)] += 1
-                if any_good and own and s > last_counted:
+                if own and of_pair:
+                    counted[_FROM_PAIRS] += n_good
+                if n_good > 0 and own and s > last_counted:
                     reads[U(s)] += 1
                     last_counted = s
                 s += 1
@@ -240,7 +244,21 @@ def _count_records(
             if np.int64(load_i32(data, p + 28)) <= start:
                 continue
             r_stop = length - clip - trailing
-        _add_bases(data, p, start, r_stop, region_start, region_stop, own, intervals, first, good, reads, counted)
+        _add_bases(
+            data,
+            p,
+            start,
+            r_stop,
+            region_start,
+            region_stop,
+            own,
+            flag & 0x809 == 0x1,
+            intervals,
+            first,
+            good,
+            reads,
+            counted,
+        )
 
 
 @kernel("void(int32[::1], int64, int64, int64[:, ::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1])")

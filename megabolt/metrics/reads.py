@@ -455,6 +455,8 @@ def _count(
                 word = np.int64(load_u32(data, cigar + 4 * k))
                 if word & 15 <= 1 or word & 15 >= 7:
                     unclipped += word >> 4
+                elif word & 15 == 5 and passed:
+                    row[_HARD] += word >> 4
             if passed:
                 row[_UNCLIPPED] += unclipped
         if passed and primary:

@@ -208,6 +208,8 @@ def test_enrichment_is_collect_hs_metrics(bam: Path, counts: Counts) -> None:
             n["HQ_BASES"] += len(good)
             n["EXC_BASEQ"] += len(kept) - len(good)
             depth.update(good)
+            if record.is_paired and not record.mate_is_unmapped and whole:
+                n["ON_TARGET_FROM_PAIR_BASES"] += len(good & set(on_targets()))
             reads.update(
                 t for t, (j, low, high) in enumerate(wanted) if any((j, at) in good for at in range(low, high))
             )

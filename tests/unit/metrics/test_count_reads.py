@@ -103,6 +103,7 @@ def plain_summary(bam: Path) -> Counter[tuple[int, int, str]]:
         if not passed:
             continue
         add("unclipped_bases", sum(length for code, length in cigar if code in CIGAR_OF_BASES))
+        add("hard_clipped", sum(length for code, length in cigar if code == 5))
         if not aligned:
             continue
         places = [base for base, _ in record.get_aligned_pairs(matches_only=True)]
@@ -116,7 +117,6 @@ def plain_summary(bam: Path) -> Counter[tuple[int, int, str]]:
         add("forward", not record.is_reverse)
         add("improper", record.is_paired and not record.is_proper_pair)
         add("soft_clipped", sum(length for code, length in cigar if code == 4))
-        add("hard_clipped", sum(length for code, length in cigar if code == 5))
         code, length = [one for one in cigar if one[0] != 5][0 if record.is_reverse else -1]
         add("soft_clipped_3prime", length if code == 4 else 0)
         add("reads_clipped_3prime", code == 4)
