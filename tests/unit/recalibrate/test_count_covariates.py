@@ -155,8 +155,9 @@ def test_bases_over_unknown_reference_are_errors(tmp_path: Path) -> None:
         MatedRead(4, "", "TGCA"),
         MatedRead(38, "4M", "TGCA"),
         MatedRead(4, "4M", "TGCA", quality=255),
+        MatedRead(-1, "", "TGCA", flag=0x4, contig=-1),
     ],
-    ids=["N", "clip inside", "no base", "too short", "no CIGAR", "beyond the contig", "no qualities"],
+    ids=["N", "clip inside", "no base", "too short", "no CIGAR", "beyond the contig", "no qualities", "unplaced"],
 )
 def test_reads_that_are_left_out(tmp_path: Path, read: MatedRead) -> None:
     assert counted(tmp_path, read, TEXT).reads == 0

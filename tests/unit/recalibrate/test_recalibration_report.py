@@ -202,3 +202,35 @@ def test_errors_of_the_expected_table_are_those_counted_spread_by_baq(
     for (quality, context), errors in spread.context_errors.items():
         cell = 4 * "ACGT".index(context[0]) + "ACGT".index(context[1])
         assert errors == pytest.approx(expected.context_errors[0, quality, cell], abs=0.0051)
+
+
+@pytest.mark.parametrize(
+    ("more", "options", "name"),
+    [
+        (("bqsr.fakeSitesForTesting.b37.chr17.vcf",), CountOptions(), "2inputs"),
+        ((), CountOptions(low_quality_tail=5), "low_quality_tail5"),
+        ((), CountOptions(quantizing_levels=6), "quantizing_levels6"),
+    ],
+)
+def test_observations_of_the_other_expected_tables(
+    shared_data: Path,
+    unit_reference: FastaReference,
+    permit: Permit,
+    more: tuple[str, ...],
+    options: CountOptions,
+    name: str,
+) -> None:
+    header, block = unit_reads(shared_data, permit, "NA12878.chr17_69k_70k.dictFix.bam")
+    groups = GroupMap.of_lines(header.read_groups)
+    known = ("dbsnp_132.b37.excluding_sites_after_129.chr17_69k_70k.vcf", *more)
+    sites = read_known_sites([shared_data / UNIT / one for one in known], unit_reference.contigs)
+    counts = Counter(unit_reference, sites, groups, options).count(block)
+    expected = read_report(shared_data / UNIT / f"expected.NA12878.chr17_69k_70k.{name}.txt")
+    assert expected.options == options
+    assert np.array_equal(counts.by_cycle, expected.counts.by_cycle)
+    assert np.array_equal(counts.by_context[..., :16], expected.counts.by_context[..., :16])
+
+
+def test_tables_with_other_contexts_are_refused(shared_data: Path) -> None:
+    with pytest.raises(InputFormatError, match="contexts of 4 bases, not 2"):
+        read_report(shared_data / UNIT / "expected.NA12878.chr17_69k_70k.mismatches_context_size4.txt")
