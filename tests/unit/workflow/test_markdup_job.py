@@ -11,10 +11,10 @@ import pysam
 import pytest
 
 from megabolt.errors import InputFormatError
-from megabolt.privacy.consent import Permit, authorize
 from megabolt.reads.bins import TAG_ALL, Finish
-from megabolt.reads.scratch import Scratch
-from megabolt.workflow.markdup_job import MarkOptions, mark_file
+from megabolt.workflow.germline import run_markdup
+from megabolt.workflow.processing import Processing
+from megabolt.workflow.sample_job import SampleJob
 
 HEADER: dict[str, Any] = {
     "HD": {"VN": "1.6", "SO": "unsorted"},
@@ -23,11 +23,6 @@ HEADER: dict[str, Any] = {
     "PG": [{"ID": "bwa", "PN": "bwa"}],
 }
 N_TEMPLATES = 4000
-
-
-@pytest.fixture
-def permit(tmp_path: Path) -> Permit:
-    return authorize("S1", "test", open_data="test suite: simulated reads", audit_log=tmp_path / "audit.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +51,27 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def mark(source: Path, target: Path, permit: Permit, **options: Any) -> list[pysam.AlignedSegment]:
-    with Scratch(target.parent, "test") as scratch:
-        mark_file(source, target, permit, scratch, **options)
+def mark(source: Path, target: Path, *, threads: int = 1, memory: int = 1 << 30, finish: Finish | None = None) -> Any:
+    """The records of the new file."""
+    run_markdup(
+        source=source,
+        output=target,
+        threads=threads,
+        memory=memory,
+        processing=Processing(finish=finish or Finish()),
+        open_data="test suite: simulated reads",
+        audit_log=target.parent / "audit.jsonl",
+    )
     with pysam.AlignmentFile(str(target)) as file:
         assert file.check_index()
         return list(file.fetch(until_eof=True))
 
 
-def test_sorted_and_flagged(tmp_path: Path, source: Path, permit: Permit) -> None:
-    said: list[int] = []
-    records = mark(source, tmp_path / "out.bam", permit, command_line="megabolt markdup in.bam", say=said.append)
+def test_sorted_and_flagged(tmp_path: Path, source: Path) -> None:
+    records = mark(source, tmp_path / "out.bam")
     with pysam.AlignmentFile(str(source)) as file:
         before = {(one.query_name, one.flag & 0xC0): one.to_string() for one in file.fetch(until_eof=True)}
-    assert len(records) == len(before) == said[-1]
+    assert len(records) == len(before)
     places = [one.reference_start for one in records]
     assert places == sorted(places)
     for one in records:
@@ -85,28 +87,30 @@ def test_sorted_and_flagged(tmp_path: Path, source: Path, permit: Permit) -> Non
     assert header["PG"][1]["PP"] == "bwa"
 
 
-def test_neither_threads_nor_memory_change_the_file(tmp_path: Path, source: Path, permit: Permit) -> None:
-    mark(source, tmp_path / "one.bam", permit, memory=1 << 28)
-    mark(source, tmp_path / "two.bam", permit, memory=1 << 28, threads=3)
-    mark(source, tmp_path / "small.bam", permit, memory=2 << 20, threads=2)
+def test_neither_threads_nor_memory_change_the_file(tmp_path: Path, source: Path) -> None:
+    mark(source, tmp_path / "one.bam")
+    mark(source, tmp_path / "two.bam", threads=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SampleJob, "memory_for_reads", lambda _: 2 << 20)
+        mark(source, tmp_path / "small.bam", threads=2)
     expected = (tmp_path / "one.bam").read_bytes()
     assert (tmp_path / "two.bam").read_bytes() == expected
     assert (tmp_path / "small.bam").read_bytes() == expected
     assert not [one for one in tmp_path.iterdir() if one.is_dir()]
 
 
-def test_duplicates_left_out_or_tagged(tmp_path: Path, source: Path, permit: Permit) -> None:
-    left = mark(source, tmp_path / "out.bam", permit, options=MarkOptions(finish=Finish(remove=True)))
+def test_duplicates_left_out_or_tagged(tmp_path: Path, source: Path) -> None:
+    left = mark(source, tmp_path / "out.bam", finish=Finish(remove=True))
     assert len(left) == 2 * N_TEMPLATES
     assert not any(one.is_duplicate for one in left)
-    tagged = mark(source, tmp_path / "out.bam", permit, options=MarkOptions(finish=Finish(tagging=TAG_ALL)))
+    tagged = mark(source, tmp_path / "out.bam", finish=Finish(tagging=TAG_ALL))
     assert {(one.is_duplicate, one.has_tag("DT")) for one in tagged} == {(False, False), (True, True)}
 
 
-def test_a_damaged_file_leaves_nothing(tmp_path: Path, source: Path, permit: Permit) -> None:
+def test_a_damaged_file_leaves_nothing(tmp_path: Path, source: Path) -> None:
     content = bytearray(source.read_bytes())
     content[len(content) // 2] ^= 255
     (tmp_path / "in.bam").write_bytes(bytes(content))
     with pytest.raises(InputFormatError, match=r"in\.bam, byte \d+: "):
-        mark(tmp_path / "in.bam", tmp_path / "out.bam", permit, threads=2)
+        mark(tmp_path / "in.bam", tmp_path / "out.bam", threads=2)
     assert [one.name for one in tmp_path.iterdir() if not one.name.startswith("audit")] == ["in.bam"]
