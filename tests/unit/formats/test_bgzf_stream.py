@@ -17,7 +17,10 @@ from megabolt.compute.bits import PADDING
 from megabolt.errors import InputFormatError
 from megabolt.formats import bgzf
 from megabolt.formats.bgzf_stream import BgzfStream, block_size
+from megabolt.formats.fastq import read_lanes
 from megabolt.formats.inflate import InputStream
+from megabolt.formats.lane import FastqLane
+from megabolt.privacy.consent import authorize
 
 RNG = np.random.default_rng(5)
 #: 9 MB that compress well, then some that do not: several tasks, blocks of all sizes.
@@ -169,3 +172,25 @@ def test_input_stream_of_bgzip_and_what_follows_it(tmp_path: Path, threads: int)
     (tmp_path / "x.gz").write_bytes(packed(text)[:-3000])
     with InputStream(tmp_path / "x.gz", threads=threads) as stream, pytest.raises(InputFormatError, match="truncated"):
         stream.read_all()
+
+
+def test_fastq_pairs_do_not_depend_on_who_inflates(tmp_path: Path) -> None:
+    permit = authorize("S1", "test", open_data="test suite: simulated reads", audit_log=tmp_path / "audit.jsonl")
+    for mate in (1, 2):
+        bases = RNG.choice(list(b"ACGT"), (40_000, 100)).astype(np.uint8)
+        text = b"".join(b"@r%d/%d\n%s\n+\n%s\n" % (k, mate, bases[k].tobytes(), b"F" * 100) for k in range(len(bases)))
+        (tmp_path / f"{mate}.fq.gz").write_bytes(packed(text))
+    lane = FastqLane(tmp_path / "1.fq.gz", tmp_path / "2.fq.gz")
+    found = []
+    for inflaters in (0, 2):
+        batches = list(read_lanes([lane], permit, pairs_per_batch=3000, inflaters=inflaters))
+        assert [batch.n_pairs for batch in batches] == [3000] * 13 + [1000]
+        found.append([(*(t.tobytes() for t in b.text), *(f.tobytes() for f in b.fields)) for b in batches])
+    assert found[0] == found[1]
+    some = read_lanes([lane], permit, pairs_per_batch=100, inflaters=2)
+    next(some)
+    some.close()  # type: ignore[attr-defined]
+    left = [thread for thread in threading.enumerate() if thread.name.startswith(("inflate", "fastq"))]
+    for thread in left:
+        thread.join(timeout=20)
+    assert not [thread for thread in left if thread.is_alive()]
