@@ -154,22 +154,49 @@ def add_alignment(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
-def add_processing(parser: argparse.ArgumentParser) -> None:
-    """Duplicates, recalibration, and how reads are written."""
-    group = parser.add_argument_group("duplicates")
+def add_cram(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--cram", action="store_true", help="write S.cram instead of S.bam")
+
+
+def add_reads_choices(parser: argparse.ArgumentParser) -> None:
+    """What a run of many samples offers of `add_processing`."""
+    group = parser.add_argument_group("reads")
+    add_cram(group)
+    _add_duplicates(group)
+    _add_bqsr(group)
+
+
+def _add_duplicates(group: argparse._ActionsContainer) -> None:
     group.add_argument("--remove-duplicates", action="store_true", help="leave them out instead of marking them")
-    group.add_argument(
-        "--tag-duplicates",
-        choices=TAGGING,
-        default="off",
-        help="tag DT says of what kind a duplicate is: SQ optical, LB of the library (default: off)",
-    )
     group.add_argument(
         "--optical-distance",
         type=int,
         default=100,
         metavar="PIXELS",
         help="largest distance of optical duplicates on the flow cell; 2500 for patterned ones (default: 100)",
+    )
+
+
+def _add_bqsr(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--bqsr",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="KNOWN.vcf.gz",
+        help="recalibrate base qualities; known variants are no errors (default: qualities stay as they are)",
+    )
+
+
+def add_processing(parser: argparse.ArgumentParser) -> None:
+    """Duplicates, recalibration, and how reads are written."""
+    group = parser.add_argument_group("duplicates")
+    _add_duplicates(group)
+    group.add_argument(
+        "--tag-duplicates",
+        choices=TAGGING,
+        default="off",
+        help="tag DT says of what kind a duplicate is: SQ optical, LB of the library (default: off)",
     )
     group.add_argument(
         "--umi-mismatches",
@@ -180,14 +207,7 @@ def add_processing(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--duplex-umi", action="store_true", help="UMIs are of both strands: A-B here is B-A there")
     group = parser.add_argument_group("base quality recalibration (as GATK's BaseRecalibrator and ApplyBQSR)")
-    group.add_argument(
-        "--bqsr",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="KNOWN.vcf.gz",
-        help="recalibrate; known variants are no errors (default: qualities stay as they are)",
-    )
+    _add_bqsr(group)
     group.add_argument(
         "--quantize-quals", type=int, default=0, metavar="N", help="write so many different qualities (default: all)"
     )

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gvcf", action="store_true", help="also write how sure the rest is reference (S.g.vcf.gz)")
     parser.add_argument("--targets", type=Path, metavar="BED", help="call inside these regions only")
     parser.add_argument("--no-bam", dest="bam", action="store_false", help="do not write the BAM")
-    parser.add_argument("--cram", action="store_true", help="write S.cram instead of S.bam")
+    _options.add_cram(parser)
     _options.add_alignment(parser)
     _options.add_processing(parser)
     _options.add_backend(parser)

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", type=Path, metavar="BED", help="call inside these regions only")
     parser.add_argument("--gvcf", action="store_true", help="also write a gVCF for each sample")
     parser.add_argument("--no-bam", dest="bam", action="store_false", help="write no BAM")
+    _options.add_reads_choices(parser)
     parser.add_argument(
         "--truth",
         action="append",
@@ -80,6 +81,8 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
     _options.check_readable(args.reference, "reference")
     if args.targets is not None:
         _options.check_readable(args.targets, "BED of targets")
+    for path in args.bqsr:
+        _options.check_readable(path, "VCF of known variants")
     _options.check_folder(args.outdir)
     return {
         "assay": args.assay,
@@ -94,6 +97,11 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
         "audit_log": str(args.audit_log) if args.audit_log else None,
         "umi": args.umi,
         **asdict(_options.align_options(args)),
+        "cram": args.cram,
+        "known_sites": [str(path) for path in args.bqsr],
+        "remove_duplicates": args.remove_duplicates,
+        "optical_distance": args.optical_distance,
+        "scratch": str(args.scratch) if args.scratch else None,
         "truth": truth,
     }
 

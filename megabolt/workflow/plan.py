@@ -39,6 +39,31 @@ class Truth:
 
 
 @dataclass(frozen=True)
+class ReadsPlan:
+    """What becomes of aligned reads: options of `megabolt germline` by the same names.
+
+    Attributes
+    ----------
+    known_sites
+        VCFs of known variants; with some, base qualities are recalibrated (--bqsr).
+    """
+
+    cram: bool = False
+    known_sites: tuple[Path, ...] = ()
+    remove_duplicates: bool = False
+    optical_distance: int = 100
+    scratch: Path | None = None
+
+    def words(self) -> list[str]:
+        """As options."""
+        words = ["--cram"] * self.cram + ["--remove-duplicates"] * self.remove_duplicates
+        words += ["--optical-distance", str(self.optical_distance)] * (self.optical_distance != 100)
+        if self.known_sites:
+            words += ["--bqsr", *map(str, self.known_sites)]
+        return words + (["--scratch", str(self.scratch)] if self.scratch is not None else [])
+
+
+@dataclass(frozen=True)
 class Plan:
     """A run of the germline workflow; paths of results are relative to its folder."""
 
@@ -55,6 +80,7 @@ class Plan:
     truth: Mapping[str, Truth] = field(default_factory=dict)
     umi: str | None = None
     align: AlignOptions = field(default_factory=AlignOptions)
+    reads: ReadsPlan = field(default_factory=ReadsPlan)
 
     def __post_init__(self) -> None:
         if self.assay not in ASSAYS:
@@ -77,7 +103,7 @@ class Plan:
     def _refuse_braces(self) -> None:
         fastq = [path for name in self.names for path in self.fastq(name)]
         truth = [path for known in self.truth.values() for path in (known.vcf, known.regions)]
-        for path in (self.reference, self.targets, *fastq, *truth):
+        for path in (self.reference, self.targets, *self.reads.known_sites, *fastq, *truth):
             if path is not None and set("{}") & set(str(path)):
                 raise UsageError(f"{path}: Snakemake takes braces for wildcards", "Rename it, or use a link.")
 
@@ -118,7 +144,10 @@ class Plan:
         if self.gvcf:
             files |= {"gvcf": f"{stem}.g.vcf.gz", "gvcf_tbi": f"{stem}.g.vcf.gz.tbi"}
         if self.bam:
-            files |= {"bam": f"{stem}.bam", "bai": f"{stem}.bam.bai"}
+            suffix, index = ("cram", "crai") if self.reads.cram else ("bam", "bai")
+            files |= {suffix: f"{stem}.{suffix}", index: f"{stem}.{suffix}.{index}"}
+        if self.reads.known_sites:
+            files["table"] = f"{stem}.recalibration.table"
         return files
 
     def options(self, name: str) -> str:
@@ -134,7 +163,7 @@ class Plan:
         for lane in (*paired, *interleaved, *single):
             group = ReadGroup(f"{name}.{lane.lane}", name, name, unit=lane.lane)
             words += ["--read-group", group.header_line().replace("\t", "\\t")]
-        words += self._align_words()
+        words += self._align_words() + self.reads.words()
         if self.gvcf:
             words.append("--gvcf")
         if not self.bam:
@@ -206,6 +235,13 @@ def load_plan(config: Mapping[str, Any], *, base: Path | None = None) -> Plan:
         truth=truth,
         umi=config.get("umi") or None,
         align=_align_options(config),
+        reads=ReadsPlan(
+            cram=bool(config.get("cram", False)),
+            known_sites=tuple(root / Path(one).expanduser() for one in config.get("known_sites") or ()),
+            remove_duplicates=bool(config.get("remove_duplicates", False)),
+            optical_distance=int(config.get("optical_distance", 100)),
+            scratch=path(config.get("scratch")),
+        ),
     )
 
 

@@ -35,6 +35,7 @@ from typing import IO, Any
 from megabolt.errors import MegaboltError, OutputError, UsageError
 from megabolt.formats.output import atomic_output
 from megabolt.privacy.consent import authorize
+from megabolt.reads.scratch import leftovers, remove_leftover
 from megabolt.workflow import guardian
 from megabolt.workflow.plan import Plan, load_plan
 from megabolt.workflow.progress import Progress
@@ -161,7 +162,12 @@ def _refuse_foreign_lock(outdir: Path) -> None:
 
 
 def _remove_leftovers(plan: Plan, outdir: Path) -> None:
-    """Temporary files of jobs that were killed: they are large, and they hold a person's data."""
+    """Temporary files and scratch of jobs that were killed: they are large, and they hold a person's data."""
+    for folder in {plan.reads.scratch or outdir / name for name in plan.names}:
+        if folder.is_dir():
+            for leftover in leftovers(folder):
+                log.debug("removing what a killed job left: %s", leftover.path)
+                remove_leftover(leftover)
     for name in plan.names:
         for path in (outdir / name).glob(".*.tmp"):
             if _TEMPORARY.fullmatch(path.name):
@@ -184,6 +190,11 @@ def _write_config(plan: Plan, outdir: Path) -> Path:
         "audit_log": str(plan.audit_log) if plan.audit_log else None,
         "umi": plan.umi,
         **asdict(plan.align),
+        "cram": plan.reads.cram,
+        "known_sites": [str(path) for path in plan.reads.known_sites],
+        "remove_duplicates": plan.reads.remove_duplicates,
+        "optical_distance": plan.reads.optical_distance,
+        "scratch": str(plan.reads.scratch) if plan.reads.scratch else None,
         "truth": {
             name: {"vcf": str(truth.vcf), "regions": str(truth.regions) if truth.regions else None}
             for name, truth in plan.truth.items()

@@ -15,7 +15,7 @@ import pytest
 from megabolt.align.options import AlignOptions
 from megabolt.errors import UsageError
 from megabolt.formats.lane import UMI_SOURCES
-from megabolt.workflow.plan import ASSAYS, Plan, load_plan
+from megabolt.workflow.plan import ASSAYS, Plan, ReadsPlan, load_plan
 
 #: What the aligner is asked for by default.
 ALIGNMENT = ["--adapters", "clip", "--poly-g", "auto", "--xa", "0"]
@@ -102,6 +102,21 @@ def test_the_schema_knows_the_options_of_the_aligner(checkout: Path) -> None:
     assert schema["adapters"]["enum"] == list(typing.get_args(hints["adapters"]))
     assert schema["poly_g"]["enum"] == list(typing.get_args(hints["poly_g"]))
     assert schema["umi"]["enum"] == [*UMI_SOURCES, None]
+
+
+def test_options_of_reads(folder: Path, checkout: Path) -> None:
+    found = plan(folder, cram=True, known_sites=["k.vcf"], remove_duplicates=True, optical_distance=2500, scratch="/s")
+    words = shlex.split(found.options("S"))
+    assert words[words.index("--cram") :] == [
+        *("--cram", "--remove-duplicates", "--optical-distance", "2500"),
+        *("--bqsr", str(folder / "k.vcf"), "--scratch", "/s"),
+    ]
+    outputs = found.outputs("S")
+    assert (outputs["cram"], outputs["crai"]) == ("S/S.cram", "S/S.cram.crai")
+    assert outputs["table"] == "S/S.recalibration.table"
+    assert plan(folder).reads.words() == []
+    schema = json.loads((checkout / "workflows/schemas/config.schema.json").read_text())["properties"]
+    assert {one.name for one in dataclasses.fields(ReadsPlan)} <= set(schema)
 
 
 def test_the_sheet_s_declaration_comes_first(folder: Path) -> None:
