@@ -8,10 +8,10 @@ Differences to the tools whose formats these are:
 - CollectAlignmentSummaryMetrics: IUPAC codes of the reference are N here. BAD_CYCLES goes by the read's cycle, in
   Picard by the place in its alignment block. PF_NOISE_READS is 0: it needs a tag of Illumina's converter.
 - CollectWgsMetrics, CollectHsMetrics: reads of adapter alone are among PCT_EXC_MAPQ, PCT_EXC_ADAPTER is 0. The
-  theoretical sensitivity, a random simulation, is left open. CollectWgsMetrics also leaves out a third base of one name
-  on one place, as of a read that is twice in the file.
+  theoretical sensitivity, a random simulation, is left open. CollectWgsMetrics counts no place twice for one read name;
+  here that holds for the two ends of a pair, not for supplementary records or a read that is twice in the file.
 - CollectHsMetrics: the targets stand for the baits, and have numbers instead of names; targets that overlap
-  or touch are one, in ZERO_CVG_TARGETS_PCT too.
+  or touch are one, in ZERO_CVG_TARGETS_PCT too. Bases = and X are clipped where mates overlap as M is.
 - mosdepth: where one mate lies inside the other, both without gaps or clips, mosdepth 0.2 takes back the whole rest of
   the outer one; here their overlap counts once.
 - Reads of 1,024 bases or more: cycles from there on are not counted.

@@ -137,7 +137,11 @@ def _penalty(n: dict[str, int], size: int | None, on_target: int, territory: int
     """How many times more must be sequenced than the ideal to bring 80 % of the places to a depth; -1: never."""
     if size is None:
         return 0
-    mean, pairs, unique = ratio(on_target, territory), n["SELECTED_PAIRS"], n["SELECTED_UNIQUE_PAIRS"]
+    mean, pairs, unique = (
+        ratio(n["ON_TARGET_FROM_PAIR_BASES"], territory),
+        n["SELECTED_PAIRS"],
+        n["SELECTED_UNIQUE_PAIRS"],
+    )
     wanted = goal / mean * fold_80 if mean else math.nan
     if not math.isfinite(wanted):
         return -1

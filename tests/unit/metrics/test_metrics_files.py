@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from random_pairs import GROUPS, TARGETS, Region, blocks_of, count_bam, make_bam
 
 from megabolt.errors import OutputError
 from megabolt.formats.bam import empty_block
-from megabolt.metrics import Collector, Counts, read_sections, write_all
+from megabolt.metrics import Collector, Counts, MetricsOptions, read_sections, write_all
 from megabolt.metrics.alignment import insert_rows
 from megabolt.metrics.counts import SUMMARY
 from megabolt.metrics.files import metrics_texts
@@ -268,6 +269,15 @@ def test_several_regions_in_one_block_count_as_each_alone(bam: Path) -> None:
     np.testing.assert_array_equal(one.gc_windows, other.gc_windows)
     assert one.far_inserts == other.far_inserts
     assert {k: v.tolist() for k, v in one.depth.items()} == {k: v.tolist() for k, v in other.depth.items()}
+
+
+def test_threads_change_nothing(bam: Path) -> None:
+    one, _ = count_bam(bam, REFERENCE, 300, targets=ALL_TARGETS)
+    collector = Collector(REFERENCE.contigs, REFERENCE, ALL_TARGETS, GROUPS, MetricsOptions(wgs=True))
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(collector.add, *block) for block in blocks_of(bam, REFERENCE, 300)]:
+            done.result()
+    assert metrics_texts(collector.total(), collector, "s") == metrics_texts(one, collector, "s")
 
 
 def test_library_size() -> None:
