@@ -47,15 +47,27 @@ _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 
 
 @inline
+def _copy_line(source: Any, s: Any, out: Any, p: Any) -> None:
+    """64 bytes: all are loaded before any is stored, so that the compiler takes the widest registers."""
+    a, b, c, d = load_u64(source, s), load_u64(source, s + 8), load_u64(source, s + 16), load_u64(source, s + 24)
+    e, f, g, h = load_u64(source, s + 32), load_u64(source, s + 40), load_u64(source, s + 48), load_u64(source, s + 56)
+    store_u64(out, p, a)
+    store_u64(out, p + 8, b)
+    store_u64(out, p + 16, c)
+    store_u64(out, p + 24, d)
+    store_u64(out, p + 32, e)
+    store_u64(out, p + 40, f)
+    store_u64(out, p + 48, g)
+    store_u64(out, p + 56, h)
+
+
+@inline
 def _copy_record(source: Any, start: Any, size: Any, out: Any, p: Any) -> None:
-    """Copies exactly `size` bytes: what lies behind may be another thread's; the last blocks overlap."""
+    """Copies exactly `size` bytes: what lies behind may be another thread's; the last lines overlap."""
     if size >= 64:
-        for t in range(0, size, 64):
-            shift = min(t, size - 64)
-            block = source[start + shift : start + shift + 64]
-            target = out[p + shift : p + shift + 64]
-            for k in range(64):
-                target[k] = block[k]
+        for t in range(0, size - 64, 64):
+            _copy_line(source, start + t, out, p + t)
+        _copy_line(source, start + size - 64, out, p + size - 64)
     else:
         for k in range(size):
             out[np.uint64(p + k)] = source[np.uint64(start + k)]
