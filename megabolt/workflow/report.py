@@ -187,7 +187,12 @@ def _section(sample: SampleReport) -> str:
             for name, wall, cpu in stages
         ]
         parts.append(_table(["stage", "wall s", "CPU s", ""], rows, "Time per stage"))
-    rest = {key: value for key, value in sample.metrics.items() if key != "stages"}
+    qualities = sample.metrics.get("recalibration")
+    if qualities:
+        from megabolt.recalibrate.plots import quality_svg  # here: it costs the import of Numba
+
+        parts.append(f"<h3>Base qualities</h3>{quality_svg(qualities['before'], qualities['after'])}")
+    rest = {key: value for key, value in sample.metrics.items() if key not in ("stages", "recalibration")}
     parts.append(f"<details open><summary>All metrics</summary>{_leaf_table('', rest)}</details>")
     files = [[name, size] for name, size in sample.files.items()]
     parts.append(_table(["file", "bytes"], files, "Files"))

@@ -43,9 +43,11 @@ from megabolt.recalibrate import (
     Counter,
     CountOptions,
     GroupMap,
+    fit,
     read_known_sites,
     write_report,
 )
+from megabolt.recalibrate.plots import quality_data
 from megabolt.workflow.align_job import Aligner, align_reads
 from megabolt.workflow.call_job import CallSink, VcfStream
 from megabolt.workflow.clock import Clock
@@ -53,7 +55,7 @@ from megabolt.workflow.metrics import versions
 from megabolt.workflow.processing import Processing
 from megabolt.workflow.read_groups import ReadGroup
 from megabolt.workflow.read_input import OpenedReads
-from megabolt.workflow.recalibrate_job import recalibrate
+from megabolt.workflow.recalibrate_job import Covariates, count_bins
 from megabolt.workflow.remark_job import take_records
 from megabolt.workflow.sweep import Calling, Targets, Touch, sweep
 
@@ -110,6 +112,8 @@ class SampleJob:
         self.duplicates: Duplicates | None = None
         self.collector: Collector | None = None
         self._applier: Applier | None = None
+        self._qualities: dict[str, Any] = {}  # before recalibration
+        self._afterwards: Covariates | None = None
         self._genome_bytes = 0  # of a reference that is not mapped from an index
         self._index: Index | None = None
         self._folder = output if output.is_dir() else output.parent
@@ -294,9 +298,12 @@ class SampleJob:
                 **({"quantizing_levels": options.quantize_levels} if options.quantize_levels else {}),
             )
             counter = Counter(genome, known, rows, counting)
-            found = recalibrate(store, counter, threads=self.threads, clock=self.clock)
+            counts = count_bins(store, counter, threads=self.threads, clock=self.clock)
+            found = fit(rows.names, counts, counting)
             write_report(table, found)
             self._applier = Applier(found, rows, options)
+            self._qualities = quality_data(counts)
+            self._afterwards = Covariates(counter)
 
     # --- pass 2 ---
 
@@ -308,7 +315,7 @@ class SampleJob:
     def sweep(self, store: BinStore, writer: BamWriter | None, calling: Calling | None) -> None:
         """Sort, write and call."""
         what = " and ".join(["write"] * (writer is not None) + ["call"] * (calling is not None))
-        touch = Touch(self.processing.finish, self._applier, self.collector)
+        touch = Touch(self.processing.finish, self._applier, self._afterwards, self.collector)
         with self.clock.stage(f"sort, {what}"):
             sweep(
                 store,
@@ -393,6 +400,9 @@ class SampleJob:
             ]
         if self.duplicates is not None:
             found["libraries"] = [_library_section(one) for one in self.duplicates.metrics]
+        if self._afterwards is not None:
+            after = quality_data(self._afterwards.total())
+            found["recalibration"] = {"before": self._qualities, "after": after}
         if sink is not None:
             found["calls"] = sink.counts.section()
         found |= self.clock.report()

@@ -33,6 +33,7 @@ from megabolt.recalibrate import Applier, keep_original_qualities
 from megabolt.workflow.call_job import CallSink, Chunk, chunks_of
 from megabolt.workflow.clock import Clock
 from megabolt.workflow.ordered import in_order, worker_pool
+from megabolt.workflow.recalibrate_job import Covariates
 
 if MARGIN + MAX_SPAN > HALO:
     raise InternalError(f"a bin's halo of {HALO} bases is less than the caller's margin and a read's span")
@@ -73,13 +74,21 @@ class Touch:
         What becomes of duplicates.
     applier
         Replaces base qualities; None: they stay.
+    covariates
+        Counts what came of that, for the report; None: nothing is counted.
     collector
         Counts metrics; None: nothing is counted.
     """
 
     finish: Finish = FLAG_DUPLICATES
     applier: Applier | None = None
+    covariates: Covariates | None = None
     collector: Collector | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether anything is counted."""
+        return self.collector is not None or self.covariates is not None
 
 
 @dataclass
@@ -115,7 +124,7 @@ def sweep(
         Told the number of blocks done.
     """
     parts = store.parts()
-    n_held = threads + 1 if calling is not None else int(touch.collector is not None)
+    n_held = threads + 1 if calling is not None else int(touch.counts)
     n_sorted, n_held = _blocks_at_work(store, parts, threads, n_held)
     bins = _Sweep(store, calling, touch, clock)
     pending: deque[_BlockWork] = deque()
@@ -221,7 +230,7 @@ class _Sweep:
                 for chunk in chunks_of(region.contig, start, stop, self._calling.options.targets):
                     chunks.append((chunk, pool.submit(self._call, block, region, chunk)))
         regions = [replace(region, start=start, stop=stop) for region, start, stop in stretches]
-        counting = pool.submit(self._count, block, regions) if self._touch.collector is not None else None
+        counting = pool.submit(self._count, block, regions) if self._touch.counts else None
         return _BlockWork(block, chunks, counting)
 
     def _call(self, block: BinBlock, region: Region, chunk: Chunk) -> ChunkCalls:
@@ -232,10 +241,12 @@ class _Sweep:
         return _call_records(records, chunk, calling, self._clock)
 
     def _count(self, block: BinBlock, regions: Sequence[Region]) -> None:
-        if self._touch.collector is None:
-            raise InternalError("nothing to count with")
-        with self._clock.work("metrics"):
-            self._touch.collector.add(block, regions)
+        if self._touch.collector is not None:
+            with self._clock.work("metrics"):
+                self._touch.collector.add(block, regions)
+        if self._touch.covariates is not None:
+            with self._clock.work("count covariates"):
+                self._touch.covariates.add(block.own())
 
     def finish(self, work: _BlockWork) -> None:
         """Pass the block's calls on and give its memory back; waits for the workers."""

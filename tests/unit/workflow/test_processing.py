@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -22,6 +23,7 @@ from megabolt.workflow import sample_job
 from megabolt.workflow.germline import run_align, run_germline, run_markdup
 from megabolt.workflow.processing import Processing
 from megabolt.workflow.read_input import AlignmentInput
+from megabolt.workflow.report import write_report
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +228,18 @@ def test_qualities_are_recalibrated(sample: ToySample, plain: Path, tmp_path: Pa
         open_data=OPEN, processing=processing,
     )  # fmt: skip
     assert records(tmp_path / "m.bam") == records(tmp_path / "s.bam")
+
+
+def test_the_report_draws_qualities_before_and_after(sample: ToySample, tmp_path: Path) -> None:
+    """Reads without errors: after recalibration they are reported as good as they are."""
+    processing = Processing(known_sites=(known_sites(sample, tmp_path / "known.vcf"),))
+    run_germline(**arguments(sample, outdir=tmp_path / "s", processing=processing))
+    metrics = json.loads((tmp_path / "s/s.metrics.json").read_text())
+    before, after = (metrics["recalibration"][when]["quality"] for when in ("before", "after"))
+    assert sum(before["bases"]) == sum(after["bases"]) > 1_000_000
+    assert min(before["reported"]) < 30 < 35 < min(after["reported"])
+    write_report([tmp_path / "s/s.metrics.json"], [], tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count("<svg") == 1
 
 
 def test_recalibration_needs_the_reference(plain: Path, tmp_path: Path) -> None:
