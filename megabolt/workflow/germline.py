@@ -113,7 +113,7 @@ def run_germline(
     ) as job:  # fmt: skip
         job.open(targets)
         paths = _Paths(outdir, sample, "cram" if cram else "bam")
-        opened = reads.open(permit, sample, reference, threads)
+        opened = job.open_reads(reads)
         job.check_disk(reads.paths, bam)
         store = job.align(opened, align_options, aligner, reads.has_umis)
         header = job.new_header(opened.read_groups, opened.header)
@@ -158,7 +158,7 @@ def run_align(
         output=output, say=say,
     ) as job:  # fmt: skip
         job.open(None)
-        opened = reads.open(permit, sample, reference, threads)
+        opened = job.open_reads(reads)
         job.check_disk(reads.paths, True)
         store = job.align(opened, align_options, aligner, reads.has_umis)
         header = job.new_header(opened.read_groups, opened.header)

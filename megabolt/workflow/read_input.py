@@ -21,6 +21,8 @@ from megabolt.workflow.read_groups import ReadGroup, header_groups, read_groups
 
 #: Pairs that are aligned together: enough that Python's share of the work, 2 ms a batch, is small; 20 MB of memory.
 PAIRS_PER_BATCH = 8192
+#: One thread inflates and parses what so many align; only bgzipped files can be inflated by more.
+_THREADS_PER_INFLATER = 16
 
 
 @dataclass
@@ -62,8 +64,12 @@ class ReadInput(Protocol):
     def has_umis(self) -> bool:
         """Whether its reads are told to have UMIs."""
 
-    def open(self, permit: Permit, sample: str, reference: Path, threads: int) -> OpenedReads:
-        """Begin to read."""
+    @property
+    def mates_wait(self) -> bool:
+        """Whether reads are held in memory until their mates come."""
+
+    def open(self, permit: Permit, sample: str, reference: Path, threads: int, memory: int) -> OpenedReads:
+        """Begin to read; reads that wait for their mates may take `memory` bytes."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,21 @@ class FastqInput:
     def has_umis(self) -> bool:
         return self.umi is not None
 
-    def open(self, permit: Permit, sample: str, reference: Path, threads: int) -> OpenedReads:
-        """Begin to read; sample and reference are not needed."""
+    @property
+    def mates_wait(self) -> bool:
+        return False
+
+    def open(self, permit: Permit, sample: str, reference: Path, threads: int, memory: int) -> OpenedReads:
+        """Begin to read; no mate waits."""
         kinds = {lane.paired for lane in self.lanes}
         words = "pairs and unpaired reads" if len(kinds) > 1 else "read pairs" if kinds == {True} else "reads"
-        batches = read_lanes(self.lanes, permit, pairs_per_batch=PAIRS_PER_BATCH, umi=self.umi)
+        batches = read_lanes(
+            self.lanes,
+            permit,
+            pairs_per_batch=PAIRS_PER_BATCH,
+            umi=self.umi,
+            inflaters=threads // _THREADS_PER_INFLATER,
+        )
         return OpenedReads(self.read_groups, batches, words)
 
 
@@ -125,7 +141,11 @@ class AlignmentInput:
     def has_umis(self) -> bool:
         return self.umi
 
-    def open(self, permit: Permit, sample: str, reference: Path, threads: int) -> OpenedReads:
+    @property
+    def mates_wait(self) -> bool:
+        return True
+
+    def open(self, permit: Permit, sample: str, reference: Path, threads: int, memory: int) -> OpenedReads:
         """Begin to read.
 
         Raises
@@ -140,6 +160,7 @@ class AlignmentInput:
             threads=threads,
             pairs_per_batch=PAIRS_PER_BATCH,
             original_qualities=self.original_qualities,
+            waiting_bytes=memory,
         )
         try:
             groups = groups_of_sample(source.read_groups, sample, self.path)

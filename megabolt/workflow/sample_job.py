@@ -54,7 +54,7 @@ from megabolt.workflow.clock import Clock
 from megabolt.workflow.metrics import versions
 from megabolt.workflow.processing import Processing
 from megabolt.workflow.read_groups import ReadGroup
-from megabolt.workflow.read_input import OpenedReads
+from megabolt.workflow.read_input import OpenedReads, ReadInput
 from megabolt.workflow.recalibrate_job import Covariates, count_bins
 from megabolt.workflow.remark_job import take_records
 from megabolt.workflow.sweep import Calling, Targets, Touch, sweep
@@ -66,6 +66,8 @@ BASE_BYTES = 350 << 20
 BYTES_PER_THREAD = 96 << 20
 #: Part of the memory for reads that goes to the duplicate finder, which takes it twice while it decides.
 _FINDER_SHARE = 12
+#: Part that goes to reads that wait for their mates, where they come from a sorted file.
+_WAITING_SHARE = 6
 _PAIRS_BETWEEN_LINES = 5_000_000
 
 
@@ -114,6 +116,7 @@ class SampleJob:
         self._applier: Applier | None = None
         self._qualities: dict[str, Any] = {}  # before recalibration
         self._afterwards: Covariates | None = None
+        self._waiting_bytes = 0
         self._genome_bytes = 0  # of a reference that is not mapped from an index
         self._index: Index | None = None
         self._folder = output if output.is_dir() else output.parent
@@ -179,6 +182,11 @@ class SampleJob:
         check_disk(needed)
 
     # --- pass 1 ---
+
+    def open_reads(self, reads: ReadInput) -> OpenedReads:
+        """Begin to read."""
+        self._waiting_bytes = self.memory_for_reads() // _WAITING_SHARE * reads.mates_wait
+        return reads.open(self.permit, self.sample, self.reference, self.threads, self._waiting_bytes)
 
     def align(self, reads: OpenedReads, options: AlignOptions, aligner: Aligner | None, has_umis: bool) -> BinStore:
         """Align all reads into bins and decide on duplicates."""
@@ -249,7 +257,7 @@ class SampleJob:
 
     def _store_bytes(self) -> int:
         left = self.memory_for_reads()
-        return left - 2 * (left // _FINDER_SHARE)
+        return left - 2 * (left // _FINDER_SHARE) - self._waiting_bytes
 
     def memory_for_reads(self) -> int:
         """Bytes left for reads when index, interpreter and threads have theirs."""
