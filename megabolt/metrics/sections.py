@@ -32,7 +32,7 @@ def read_sections(counts: Counts, depth_bases: int) -> dict[str, Any]:
     n = _totals(counts, range(len(counts.flagstat)))
     flags = dict(zip(FLAGSTAT, counts.flagstat.sum(axis=(0, 1)).tolist()))
     single = int(counts.summary[:, UNPAIRED, 0].sum())
-    total, mapped = n["total_reads"], n["aligned"]
+    total, mapped = n["total_reads"], flags["primary_mapped"]
     histograms = counts.target_depth if counts.targets is not None else counts.depth
     bases = sum(int(one @ np.arange(len(one))) for one in histograms.values())
     inserts = _inserts(counts, range(len(counts.flagstat)))
