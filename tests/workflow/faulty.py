@@ -11,7 +11,8 @@ Calls on files below FOLDER (audit logs aside) are counted. KIND:
   kill-write, kill-flush, kill-rename   SIGKILL just before the N-th such call
   none    no fault
 
-What htslib writes or reads by itself is not seen.
+What htslib writes or reads by itself is not seen. With FAULTY_BUDGET in the environment, bins get no more than so many
+bytes, so that small inputs are spilled.
 """
 
 from __future__ import annotations
@@ -110,10 +111,25 @@ def arm(fault: Fault) -> None:
         before(name, "rename", place=1)
 
 
+def limit_bins(budget: int) -> None:
+    """Whatever a job gives its bins, they get no more than this."""
+    from megabolt.reads.bins import BinStore
+
+    plain = BinStore.__init__
+
+    def limited(self: BinStore, contig_lengths: Any, given: int, *rest: Any, **more: Any) -> None:
+        plain(self, contig_lengths, min(given, budget), *rest, **more)
+
+    BinStore.__init__ = limited  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     kind, at, folder, _, *words = sys.argv[1:]
+    sys.argv = ["megabolt", *words]  # it goes into headers
     if kind != "none":
         arm(Fault(kind, int(at), folder))
+    if "FAULTY_BUDGET" in os.environ:
+        limit_bins(int(os.environ["FAULTY_BUDGET"]))
     from megabolt.cli.main import main
 
     sys.exit(main(words))
