@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.align.record import NO_END, RecordChunk
+from megabolt.align.record import RecordChunk
 from megabolt.errors import InternalError, ResourceError
 from megabolt.formats.bam import RecordBlock
 from megabolt.reads.arena import BufferPool
@@ -43,7 +43,6 @@ from megabolt.reads.bin_kernels import (
     weigh,
 )
 from megabolt.reads.bin_layout import BinBlock, BinLayout, Part, Region, slice_block
-from megabolt.reads.mark_duplicates import LIBRARY_SHIFT, mark_duplicates
 from megabolt.reads.scratch import SpillFile
 from megabolt.reads.sort_keys import sort_keys
 
@@ -91,13 +90,6 @@ class Finish:
 FLAG_DUPLICATES = Finish()
 
 
-@dataclass
-class _Signatures:
-    first_pair: int
-    signature: NDArray[np.uint64]
-    quality_sum: NDArray[np.int32]
-
-
 class BinStore:
     """Takes the records of a sample apart by bin and gives them back sorted.
 
@@ -139,7 +131,6 @@ class BinStore:
         self._lock = threading.Lock()  # for what follows, and for giving memory back
         self._parts: list[list[Part]] | None = None
         self._parts_left = np.ones(self.layout.n_bins + 1, np.int64)
-        self._signatures: list[_Signatures] = []
 
     @property
     def n_pairs(self) -> int:
@@ -158,13 +149,8 @@ class BinStore:
 
     # --- filling ---
 
-    def add(self, chunk: RecordChunk, library: int = 0) -> None:
-        """Copy a chunk's records into the bins.
-
-        Parameters
-        ----------
-        library
-            Index of the chunk's library, 0..65534: duplicates are looked for within one.
+    def add(self, chunk: RecordChunk) -> None:
+        """Copy a chunk's records into the bins. Safe for threads.
 
         Raises
         ------
@@ -173,12 +159,6 @@ class BinStore:
         OutputError
             Scratch cannot be written.
         """
-        signature = chunk.signature[: chunk.n_pairs].copy()
-        mapped = signature[:, 0] != NO_END
-        signature[mapped, 0] |= U(library) << U(LIBRARY_SHIFT)
-        quality_sum = chunk.quality_sum[: chunk.n_pairs].copy()
-        with self._lock:
-            self._signatures.append(_Signatures(chunk.first_pair, signature, quality_sum))
         self._filler.add(chunk)
 
     def seal(self, room: int = 0, threads: int = 1) -> None:
@@ -365,20 +345,3 @@ class BinStore:
         block, _ = self._gather(buffer, sources, keys, FLAG_DUPLICATES, pool, int(filled[0]))
         yield block
         pool.give_back(block.data)
-
-    # --- duplicates ---
-
-    def resolve_duplicates(self, threads: int = 1) -> int:
-        """Decide on all duplicates; call it once, when the last chunk is in. Returns how many pairs are."""
-        parts = sorted(self._signatures, key=lambda part: part.first_pair)
-        expected = 0
-        for part in parts:
-            if part.first_pair != expected:
-                raise InternalError(f"read pair {expected + 1} is missing or there twice")
-            expected += len(part.quality_sum)
-        signature = np.concatenate([part.signature for part in parts] or [np.zeros((0, 2), np.uint64)])
-        quality_sum = np.concatenate([part.quality_sum for part in parts] or [np.zeros(0, np.int32)])
-        self._signatures.clear()
-        duplicate = mark_duplicates(signature, quality_sum, threads=threads)
-        self.duplicate = np.packbits(duplicate, bitorder="little")
-        return int(duplicate.sum())

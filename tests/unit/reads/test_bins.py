@@ -97,7 +97,6 @@ def fill(chunks: list[RecordChunk]) -> BinStore:
     store = BinStore(CONTIGS, 1 << 28)
     for chunk in chunks:
         store.add(chunk)
-    store.resolve_duplicates()
     return store
 
 
@@ -149,7 +148,6 @@ def test_the_order_of_arrival_does_not_matter() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    other.resolve_duplicates()
     for k in range(store.layout.n_bins + 1):
         a, b = store.sorted_block(k, pool).records, other.sorted_block(k, pool).records
         assert parse(a) == parse(b)
@@ -157,11 +155,9 @@ def test_the_order_of_arrival_does_not_matter() -> None:
 
 def test_mapped_records_of_duplicates_are_flagged() -> None:
     chunk = fake_chunk(np.random.default_rng(1), 50, 0)
-    chunk.signature[10:13] = [2000, 3000]
-    chunk.quality_sum[10:13] = [5, 9, 1]
     store, pool = BinStore(CONTIGS, 1 << 26), BufferPool()
     store.add(chunk)
-    assert store.resolve_duplicates() == 2
+    store.duplicate = np.packbits(np.isin(np.arange(50), (10, 12)), bitorder="little")
     rows = [row for k in range(store.layout.n_bins + 1) for row in parse(store.sorted_block(k, pool).own())]
     assert len(rows) == chunk.n_records > 100
     pairs = [row[3] // (2 * RECORDS_PER_READ) for row in rows]
@@ -185,16 +181,6 @@ def test_ordinals_of_the_largest_inputs_do_not_run_into_each_other() -> None:
         assert bool(row[2] & 0x400) == (row[3] // (2 * RECORDS_PER_READ) == n - 1 and not row[2] & 0x4)
 
 
-def test_libraries_are_apart() -> None:
-    store = BinStore(CONTIGS, 1 << 26)
-    for k, library in enumerate((0, 1, 1)):
-        chunk = fake_chunk(np.random.default_rng(1), 1, k)
-        chunk.signature[0] = [2000, 3000]
-        store.add(chunk, library)
-    assert store.resolve_duplicates() == 1
-    assert store.duplicate.tolist() == [0b100]
-
-
 def test_too_little_memory_says_how_much_is_needed() -> None:
     store = BinStore(CONTIGS, 4 * SLAB_BYTES)
     chunk = fake_chunk(np.random.default_rng(1), 500, 0)
@@ -202,16 +188,8 @@ def test_too_little_memory_says_how_much_is_needed() -> None:
         store.add(chunk)
 
 
-def test_a_missing_batch_is_our_bug() -> None:
-    store = BinStore(CONTIGS, 1 << 26)
-    store.add(fake_chunk(np.random.default_rng(1), 2, 5))
-    with pytest.raises(InternalError, match="read pair 1 is missing"):
-        store.resolve_duplicates()
-
-
 def test_an_empty_store_has_empty_blocks() -> None:
     store, pool = BinStore(CONTIGS, 1 << 26), BufferPool()
-    assert store.resolve_duplicates() == 0
     assert parse(store.sorted_block(0, pool).own()) == []
     assert parse(store.sorted_block(store.layout.n_bins, pool).own()) == []
 
