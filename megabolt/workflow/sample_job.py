@@ -69,6 +69,7 @@ _FINDER_SHARE = 12
 #: Part that goes to reads that wait for their mates, where they come from a sorted file.
 _WAITING_SHARE = 6
 _PAIRS_BETWEEN_LINES = 5_000_000
+_UNSAID = ("--open-data", "--audit-log")
 
 
 class SampleJob:
@@ -505,7 +506,7 @@ def command_line() -> str:
     """What was typed, without the declaration of consent, which names people and is in the audit log."""
     words, skip = [Path(sys.argv[0]).name], False
     for word in sys.argv[1:]:
-        if not skip and word not in ("--open-data", "--audit-log") and not word.startswith("--open-data="):
+        if not skip and word.partition("=")[0] not in _UNSAID:
             words.append(shlex.quote(word))
-        skip = not skip and word in ("--open-data", "--audit-log")
+        skip = not skip and word in _UNSAID
     return " ".join(words)
