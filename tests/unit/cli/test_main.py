@@ -183,7 +183,9 @@ def test_full_disk_under_stdout_is_an_error() -> None:
 def test_signals_unwind(number: signal.Signals, code: int, tmp_path: Path) -> None:
     """`finally` blocks run, so temporary files are removed, and the exit code names the signal."""
     program = (
-        "import sys, time, types, pathlib; from megabolt.cli import main as cli\n"
+        "import signal, sys, time, types, pathlib; from megabolt.cli import main as cli\n"
+        # a shell's background jobs, the tests among them, may have begun with the interrupt ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "module = types.ModuleType('megabolt.cli.fake'); module.add_arguments = lambda parser: None\n"
         "def body(args):\n"
         "    try:\n"
