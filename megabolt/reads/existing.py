@@ -29,21 +29,34 @@ from numpy.typing import NDArray
 from megabolt.align.record import RecordChunk
 from megabolt.compute.bits import U, load_i32, load_u16
 from megabolt.compute.jit import kernel
+from megabolt.errors import InternalError
 from megabolt.formats.alignment_file import AlignmentFile
 from megabolt.formats.bam_records import RecordBlock
 from megabolt.formats.name_join import NameJoin
 from megabolt.formats.record_facts import FIRST, OTHER, SINGLE, Describer, Facts, HeaderGroup, read_groups_of
 from megabolt.privacy.consent import Permit
 from megabolt.reads.duplicates.rows import Spill
-from megabolt.reads.duplicates.templates import RecordEnds, Templates, end_offsets, ends_of_records, join_ends
+from megabolt.reads.duplicates.templates import (
+    ALONE,
+    MATE_ABSENT,
+    MATE_NOWHERE,
+    RecordEnds,
+    Templates,
+    end_offsets,
+    ends_of_records,
+    join_ends,
+)
 from megabolt.reads.scratch import Frame
 
 #: Picard's name for the library of read groups that tell none.
 UNKNOWN_LIBRARY = "Unknown Library"
 _NO_END = U(0xFFFFFFFFFFFFFFFF)
 _UNPLACED = U(0xFFFFFFFFFFFFFFFF)
-_LONE, _ABSENT = -1, -2
 _MOST_OTHERS = 65535
+#: ALONE, MATE_ABSENT, MATE_NOWHERE: kernels may not take constants of other files.
+_ALONE, _ABSENT, _NOWHERE = -1, -2, -3
+if (_ALONE, _ABSENT, _NOWHERE) != (ALONE, MATE_ABSENT, MATE_NOWHERE):
+    raise InternalError("the words for missing mates differ from those of the duplicate finder")
 
 
 class _Prepared(NamedTuple):
@@ -52,7 +65,7 @@ class _Prepared(NamedTuple):
     block: RecordBlock
     first_record: int
     key: NDArray[np.uint64]
-    mate_mapped: NDArray[np.bool_]
+    missing: NDArray[np.int8]
     facts: Facts
     ends: RecordEnds
 
@@ -175,10 +188,10 @@ class ExistingReads:
 
     def _prepare(self, block: RecordBlock, first_record: int) -> _Prepared:
         facts = self._describer.describe(block, first_record)
-        key, mate_mapped = np.empty(block.n, np.uint64), np.empty(block.n, np.bool_)
-        _keys_and_flags(block.data, block.offsets, key, mate_mapped)
+        key, missing = np.empty(block.n, np.uint64), np.empty(block.n, np.int8)
+        _keys_and_flags(block.data, block.offsets, key, missing)
         ends = ends_of_records(block, self._offsets, want_umi=self._want_umi, duplex=self._duplex)
-        return _Prepared(block, first_record, key, mate_mapped, facts, ends)
+        return _Prepared(block, first_record, key, missing, facts, ends)
 
     def _chunk(self, prepared: _Prepared, n_templates: int) -> RecordChunk:
         n = prepared.block.n
@@ -245,7 +258,7 @@ class ExistingReads:
         both = paired & (one != _NO_END) & (other != _NO_END)
         mate1 = np.where(kinds[first] == FIRST, first, np.where(paired, second, first))
         mate1_reverse = (ends.end[mate1] & U(1)).astype(np.bool_)
-        templates = join_ends(ends, first, np.where(both, second, _LONE), mate1_reverse, group.astype(np.uint16))
+        templates = join_ends(ends, first, np.where(both, second, ALONE), mate1_reverse, group.astype(np.uint16))
         templates.index = numbers[first]
         templates.unmapped = ((one == _NO_END).astype(np.uint16) + (paired & (other == _NO_END))).astype(np.uint16)
         self._count_others(templates)
@@ -268,8 +281,7 @@ class ExistingReads:
         self.n_without_mate = len(entries)
         ends, n = _joined(None, self._waiting.ends, entries), len(entries)
         rows = np.arange(n)
-        second = np.where(self._waiting.mate_mapped[entries], _ABSENT, _LONE)
-        second[ends.end == _NO_END] = _LONE
+        second = np.where(ends.end == _NO_END, ALONE, self._waiting.missing[entries]).astype(np.int64)
         group = self._waiting.group[entries]
         templates = join_ends(ends, rows, second, (ends.end & U(1)).astype(np.bool_), group.astype(np.uint16))
         templates.index = self._join.record[entries]
@@ -287,7 +299,7 @@ class _WaitingEnds:
         self._want_umi = want_umi
         self.kind, self.group = np.zeros((2, 0), np.int64)
         self.hash = np.zeros(0, np.uint64)
-        self.mate_mapped = np.zeros(0, np.bool_)
+        self.missing = np.zeros(0, np.int8)
         self.ends = self._no_ends(0)
 
     def _no_ends(self, n: int) -> RecordEnds:
@@ -300,7 +312,7 @@ class _WaitingEnds:
         self.kind = np.concatenate([self.kind, np.zeros(more, np.int64)])
         self.group = np.concatenate([self.group, np.zeros(more, np.int64)])
         self.hash = np.concatenate([self.hash, np.zeros(more, np.uint64)])
-        self.mate_mapped = np.concatenate([self.mate_mapped, np.zeros(more, np.bool_)])
+        self.missing = np.concatenate([self.missing, np.zeros(more, np.int8)])
         self.ends = _joined(self.ends, self._no_ends(more), np.arange(more))
 
     def keep(self, entries: NDArray[np.int64], rows: NDArray[np.int64], prepared: _Prepared) -> None:
@@ -314,7 +326,7 @@ class _WaitingEnds:
         self.kind[entries] = prepared.facts.kind[rows]
         self.group[entries] = prepared.facts.group[rows]
         self.hash[entries] = prepared.facts.hash[rows, 0]
-        self.mate_mapped[entries] = prepared.mate_mapped[rows]
+        self.missing[entries] = prepared.missing[rows]
 
 
 def _put(target: RecordEnds, places: NDArray[np.int64], source: RecordEnds, rows: NDArray[np.int64]) -> None:
@@ -393,9 +405,9 @@ class _Links:
 # --- kernels ---
 
 
-@kernel("void(uint8[::1], int64[::1], uint64[::1], boolean[::1])")
-def _keys_and_flags(data: Any, offsets: Any, keys: Any, mate_mapped: Any) -> None:
-    """Keys as in `RecordChunk`; clears the duplicate flags; whether each read has a mate that is mapped."""
+@kernel("void(uint8[::1], int64[::1], uint64[::1], int8[::1])")
+def _keys_and_flags(data: Any, offsets: Any, keys: Any, missing: Any) -> None:
+    """Keys as in `RecordChunk`; clears the duplicate flags; what each read is if its mate never comes."""
     for i in range(len(offsets) - 1):
         p = offsets[U(i)]
         contig, start = np.int64(load_i32(data, p + 4)), np.int64(load_i32(data, p + 8))
@@ -404,8 +416,9 @@ def _keys_and_flags(data: Any, offsets: Any, keys: Any, mate_mapped: Any) -> Non
         keys[U(i)] = _UNPLACED
         if contig >= 0:
             keys[U(i)] = (U(contig) << U(33)) | (U(max(start, np.int64(0)) + 1) << U(1)) | U((flag >> 4) & 1)
-        # a mate that is said to be mapped but has no contig does not count for Picard
-        mate_mapped[U(i)] = flag & 9 == 1 and load_i32(data, p + 24) >= 0
+        missing[U(i)] = _ALONE
+        if flag & 9 == 1:  # a mate that is said to be mapped but has no contig is half a pair for Picard
+            missing[U(i)] = _ABSENT if load_i32(data, p + 24) >= 0 else _NOWHERE
 
 
 @kernel("void(int64[:, ::1], uint8[::1], uint64[::1], int64[::1], uint8[::1])")

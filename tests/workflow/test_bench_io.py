@@ -12,10 +12,9 @@ from pathlib import Path
 import pysam
 import pytest
 
-from megabolt.cli.main import main, subcommands
+from megabolt.cli.main import main
 
 CONSENT = "the tests: simulated"
-needs_markdup = pytest.mark.skipif("markdup" not in subcommands(), reason="there is no such command yet")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,6 @@ def unsorted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "unsorted.bam"
 
 
-@needs_markdup
 def test_markdup_beside_the_peers_there_are(checkout: Path, unsorted: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     words = ["--work", tmp_path / "work", "--threads", 1, "--memory", "2G", "--open-data", CONSENT, "--json", figures]
@@ -79,7 +77,6 @@ def test_markdup_beside_the_peers_there_are(checkout: Path, unsorted: Path, tmp_
         assert (name in runs) == bool(shutil.which(program))
 
 
-@needs_markdup
 def test_markdup_of_a_poor_answer(checkout: Path, unsorted: Path, tmp_path: Path) -> None:
     words = ["--work", tmp_path / "work", "--threads", 1, "--memory", "2G", "--open-data", CONSENT]
     done = bench(checkout, "bench_markdup.py", unsorted, *words, "--tolerance", -1)
