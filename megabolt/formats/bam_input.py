@@ -38,8 +38,6 @@ from megabolt.formats.record_text import (
 )
 from megabolt.privacy.consent import Permit
 
-__all__ = ["AlignedInput", "read_alignment_file", "read_groups_of"]
-
 _FIRST_GUESS = 700  # bytes of a pair: name, two times 150 bases and qualities
 _ORIGINAL = "Align the original FASTQ, or a file that keeps all bases (soft clips)."
 _EXPLANATION = {
@@ -242,19 +240,6 @@ class AlignedInput:
         batch.first_pair = self._n_pairs
         self._n_pairs += batch.n_pairs
         return batch
-
-
-def read_alignment_file(
-    path: Path | str,
-    permit: Permit,
-    *,
-    reference: Path | None = None,
-    threads: int = 1,
-    pairs_per_batch: int = 2048,
-) -> Iterator[PairBatch]:
-    """The reads of a BAM, CRAM or unaligned BAM in batches; see `AlignedInput` for parameters and errors."""
-    with AlignedInput(path, permit, reference=reference, threads=threads, pairs_per_batch=pairs_per_batch) as reads:
-        yield from reads.batches()
 
 
 def _by_builder(

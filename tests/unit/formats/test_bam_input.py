@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from megabolt.compute.bits import PADDING
 from megabolt.errors import InputFormatError, ResourceError
 from megabolt.formats.alignment_file import AlignmentFile
-from megabolt.formats.bam_input import AlignedInput, read_alignment_file
+from megabolt.formats.bam_input import AlignedInput
 from megabolt.formats.fastq import PairBatch
 from megabolt.formats.record_facts import read_groups_of
 from megabolt.privacy.consent import Permit, authorize
@@ -34,6 +35,12 @@ Template = tuple[str, str, str, tuple[tuple[str, str], ...]]
 @pytest.fixture
 def permit(tmp_path: Path) -> Permit:
     return authorize("S1", "test", open_data="test suite: simulated reads", audit_log=tmp_path / "audit.jsonl")
+
+
+def read_alignment_file(path: Path, permit: Permit, **options: Any) -> Iterator[PairBatch]:
+    """All batches of a file."""
+    with AlignedInput(path, permit, **options) as reads:
+        yield from reads.batches()
 
 
 def make_templates(n: int, seed: int = 3) -> list[Template]:
