@@ -113,6 +113,31 @@ class BamWriter:
             self._index.add(block, self._bgzf.tell())
             self._bgzf.write(block.data[block.offsets[0] : block.offsets[-1]])
 
+    @property
+    def level(self) -> int:
+        """Compression of the blocks."""
+        return self._bgzf.level
+
+    def write_blocks(self, begun: RecordBlock, ahead: int, n_bytes: int, blocks: list[bytes]) -> None:
+        """Add sorted records whose bytes others have compressed. For one thread; raises as `write`.
+
+        Parameters
+        ----------
+        begun
+            The records that begin in these bytes; the last may go on in those that follow.
+        ahead
+            Bytes before the first of them: the rest of a record that began in the bytes before.
+        n_bytes
+            How many bytes there are: `bgzf.BATCH_BYTES` but for the last of the file.
+        blocks
+            What `bgzf.compress_batch` made of them, with `level`.
+        """
+        if self._done:
+            raise InternalError(f"{self.path} is written to after it was closed")
+        with self._guarded():
+            self._index.add(begun, self._bgzf.tell() + ahead)
+            self._bgzf.write_blocks(n_bytes, blocks)
+
     def close(self) -> None:
         """Write what is left and the index, and put the files in place; a second call does nothing."""
         if self._done:

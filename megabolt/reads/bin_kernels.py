@@ -37,11 +37,17 @@ START, CURSOR, LIMIT, N_OPEN, N_TOTAL, N_BYTES = range(6)
 TABLE_COLUMNS = 8  # a line of the cache
 #: Memory of a record besides its own bytes: its key, its place, its offset in the block.
 RECORD_OVERHEAD = 24
+#: Memory for the order of records, each: keys and sources as they lie and sorted, and the bytes before it.
+ORDER_BYTES = 40
 
 #: What duplicates get as a tag: nothing; DT:Z:SQ if optical; that, and DT:Z:LB if not.
 NO_TAG, TAG_OPTICAL, TAG_ALL = range(3)
 #: Bytes of a DT tag.
 TAG_BYTES = 6
+
+#: A source tells where a record begins (the low bits) and its size (the others): no record fills a slab.
+SOURCE_SHIFT = 40
+_SOURCE_MASK = (1 << SOURCE_SHIFT) - 1
 
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 
@@ -213,11 +219,38 @@ def store(
 # --- out of the bins ---
 
 
+@kernel("int64(uint64[::1], int64[::1], int64, uint8[::1], int64[::1])")
+def end_bytes(
+    keys: NDArray[np.uint64],
+    sources: NDArray[np.int64],
+    shift: Any,
+    left_out: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+) -> Any:
+    """ends[i]: bytes of the records before the i-th; returns their number without those that are left out.
+
+    left_out: a bit per template, as `duplicate` of `gather`; empty: all stay. The others move up in keys and sources.
+    """
+    n = np.int64(0)
+    ends[0] = 0
+    for i in range(len(sources)):
+        key, source = keys[np.uint64(i)], sources[np.uint64(i)]
+        if len(left_out) > 0:
+            template = (key & _ORDINAL_MASK) >> U(shift)
+            if (left_out[template >> U(3)] >> np.uint8(template & U(7))) & np.uint8(1) != 0:
+                continue
+        keys[np.uint64(n)] = key
+        sources[np.uint64(n)] = source
+        ends[np.uint64(n + 1)] = ends[np.uint64(n)] + (source >> SOURCE_SHIFT)
+        n += 1
+    return n
+
+
 @kernel("void(uint8[::1], int64[:, ::1], uint64[::1], int64[::1])")
 def list_records(
     data: NDArray[np.uint8], spans: NDArray[np.int64], keys: NDArray[np.uint64], sources: NDArray[np.int64]
 ) -> None:
-    """Key and address of each record in spans[i, 0] <= byte < spans[i, 1]."""
+    """Key and source (address, and size << SOURCE_SHIFT) of each record in spans[i, 0] <= byte < spans[i, 1]."""
     i = np.int64(0)
     for s in range(len(spans)):
         p = spans[s, 0]
@@ -225,8 +258,9 @@ def list_records(
             for line in range(6):  # a record's worth, some records ahead
                 prefetch(data, p + 2048 + 64 * line)
             keys[np.uint64(i)] = load_u64(data, p)
-            sources[np.uint64(i)] = p + 8
-            p += 12 + np.int64(load_u32(data, p + 8))
+            size = 4 + np.int64(load_u32(data, p + 8))
+            sources[np.uint64(i)] = (p + 8) | (size << SOURCE_SHIFT)
+            p += 8 + size
             i += 1
 
 
@@ -247,10 +281,11 @@ def pack(
     p = np.int64(0)
     for i in range(begin, n):
         if i + 12 < n:
+            ahead = sources[np.uint64(i + 12)] & _SOURCE_MASK
             for line in range(6):
-                prefetch(arena, sources[np.uint64(i + 12)] + 64 * line)
-        source = sources[np.uint64(i)]
-        size = 4 + np.int64(load_u32(arena, source))
+                prefetch(arena, ahead + 64 * line)
+        source = sources[np.uint64(i)] & _SOURCE_MASK
+        size = sources[np.uint64(i)] >> SOURCE_SHIFT
         if p + 8 + size > len(out):
             filled[0] = p
             return i
@@ -382,12 +417,12 @@ def gather(
     marked = len(duplicate) > 0
     for i in range(n):
         if i + 12 < n:
-            ahead = sources[np.uint64(i + 12)]
+            ahead = sources[np.uint64(i + 12)] & _SOURCE_MASK
             for line in range(6):  # a record of a 150-base read
                 prefetch(data, ahead + 64 * line)
             prefetch(duplicate, np.int64((keys[np.uint64(i + 12)] & _ORDINAL_MASK) >> U(shift + 3)))
-        source = sources[np.uint64(i)]
-        size = 4 + np.int64(load_u32(data, source))
+        source = sources[np.uint64(i)] & _SOURCE_MASK
+        size = sources[np.uint64(i)] >> SOURCE_SHIFT
         key = keys[np.uint64(i)]
         template = (key & _ORDINAL_MASK) >> U(shift)
         is_copy = marked and (duplicate[template >> U(3)] >> np.uint8(template & U(7))) & np.uint8(1) != 0

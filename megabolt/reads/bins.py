@@ -33,16 +33,19 @@ from megabolt.reads.bin_kernels import (
     N_BYTES,
     N_TOTAL,
     NO_TAG,
+    ORDER_BYTES,
     PLACE_SHIFT,
     TAG_ALL,
     TAG_BYTES,
     TAG_OPTICAL,
+    end_bytes,
     gather,
     list_records,
     select,
     weigh,
 )
 from megabolt.reads.bin_layout import BinBlock, BinLayout, Part, Region, slice_block
+from megabolt.reads.pieces import PieceFiller, SortedPart
 from megabolt.reads.scratch import SpillFile
 from megabolt.reads.sort_keys import sort_keys
 
@@ -68,6 +71,7 @@ PAIR_SHIFT = 5
 #: A block takes at most this part of the budget.
 _BLOCK_SHARE = 4
 _KEY_END = 1 << 63
+_NO_BITS = np.zeros(0, np.uint8)
 _MAX_CELLS = 1 << 20
 
 
@@ -240,11 +244,50 @@ class BinStore:
         The block's `records.data` comes from the pool: give it back with `BufferPool.give_back`. Safe for threads.
         """
         block = self._sort(part, pool, finish)
+        self._leave(part)
+        return block
+
+    def _leave(self, part: Part) -> None:
         with self._lock:
             self._parts_left[part.bin] -= 1
             if self._parts_left[part.bin] == 0:
                 self._contents.free(part.bin)
-        return block
+
+    def order_of(self, part: Part, pool: BufferPool, *, remove: bool = False) -> SortedPart:
+        """The order of the own records of a part of `parts()`, which stay where they are until `forget`.
+
+        Sorting takes at most the `n_bytes` of the part. Safe for threads.
+
+        Parameters
+        ----------
+        remove
+            Leave duplicates out.
+        """
+        self._check_flags()
+        data, keys, sources, borrowed = self._ordered(part, pool)
+        if part.bin < self.layout.n_bins:
+            low, high = (U(place + HALO) << U(PLACE_SHIFT) for place in (part.start, part.stop))
+            first, last = np.searchsorted(keys, np.array([low, high], np.uint64))
+            keys, sources = keys[first:last], sources[first:last]
+        ends = np.empty(len(keys) + 1, np.int64)
+        n = end_bytes(keys, sources, self._shift, self.duplicate if remove else _NO_BITS, ends)
+        return SortedPart(part, data, borrowed, keys[:n], sources[:n], ends[: n + 1])
+
+    def order_bytes(self, part: Part) -> int:
+        """Memory that `order_of` takes for a part: for its records as well, unless they are taken from the arena."""
+        if self._in_arena(part):
+            return int(self._contents.table[part.bin, N_TOTAL]) * ORDER_BYTES
+        return part.n_bytes
+
+    def forget(self, ordered: SortedPart, pool: BufferPool) -> None:
+        """The records of a part have been taken; the bin is freed with its last part. Safe for threads."""
+        if ordered.borrowed:
+            pool.give_back(ordered.data)
+        self._leave(ordered.part)
+
+    def piece_filler(self, size: int) -> PieceFiller:
+        """What fills pieces of `size` bytes with records that are marked as duplicates where they are."""
+        return PieceFiller(size, self._shift, self.duplicate)
 
     def sorted_block(self, k: int, pool: BufferPool, *, finish: Finish = FLAG_DUPLICATES) -> BinBlock:
         """As `sorted_part`, of the whole bin k (`layout.n_bins`: the unplaced), however large it is."""
@@ -261,10 +304,7 @@ class BinStore:
 
     def _sort(self, part: Part, pool: BufferPool, finish: Finish) -> BinBlock:
         self._check_flags()
-        data, spans, n, borrowed = self._collect(part, pool)
-        keys, sources = np.empty(n, np.uint64), np.empty(n, np.int64)
-        list_records(data, spans, keys, sources)
-        keys, sources = sort_keys(keys, sources)
+        data, keys, sources, borrowed = self._ordered(part, pool)
         records, keys = self._gather(data, sources, keys, finish, pool, part.n_bytes)
         if borrowed:
             pool.give_back(data)
@@ -274,15 +314,27 @@ class BinStore:
         first, last = np.searchsorted(place, [part.start, part.stop])
         return BinBlock(records, place, int(first), int(last))
 
+    def _ordered(
+        self, part: Part, pool: BufferPool
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.int64], bool]:
+        """A part's records: the array they are in, their keys and sources in order, whether it is from the pool."""
+        data, spans, n, borrowed = self._collect(part, pool)
+        keys, sources = np.empty(n, np.uint64), np.empty(n, np.int64)
+        list_records(data, spans, keys, sources)
+        return data, *sort_keys(keys, sources), borrowed
+
     def _check_flags(self) -> None:
         for bits in (self.duplicate, self.optical):
             if 0 < 8 * len(bits) < self._filler.n_templates:
                 raise InternalError(f"flags of {8 * len(bits)} templates, records of {self._filler.n_templates}")
 
+    def _in_arena(self, part: Part) -> bool:
+        return part.low == 0 and part.high == _KEY_END and not self._contents.pieces[part.bin]
+
     def _collect(self, part: Part, pool: BufferPool) -> tuple[NDArray[np.uint8], NDArray[np.int64], int, bool]:
         """Where the records of a part are: array, spans, their number, whether the array is from the pool."""
         contents = self._contents
-        if part.low == 0 and part.high == _KEY_END and not contents.pieces[part.bin]:
+        if self._in_arena(part):
             slabs = contents.slabs(part.bin)
             return contents.arena.data, spans_of(slabs), int(contents.table[part.bin, N_TOTAL]), False
         buffer = pool.take(part.n_bytes)

@@ -6,15 +6,15 @@ In: a filled `BinStore` with duplicates decided. Out: blocks to the BAM writer i
 
 Workers sort bins, recalibrate their qualities and call chunks; the calling thread writes the BAM and takes the calls.
 A block's memory goes back when it is written and its last chunk is called; blocks are sorted ahead as far as the budget
-goes. Deep bins come in parts, each a block of its own.
+goes. Deep bins come in parts, each a block of its own. A job that only writes makes no blocks: see `reads/pieces.py`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -25,14 +25,16 @@ from megabolt.call.engine import MARGIN, CallOptions, ChunkCalls, call_chunk
 from megabolt.call.reads import MAX_SPAN
 from megabolt.errors import InternalError
 from megabolt.formats.bam import RecordBlock
+from megabolt.formats.bgzf import BATCH_BYTES, compress_batch
 from megabolt.formats.fasta import Reference
 from megabolt.metrics import Collector
 from megabolt.reads.arena import BufferPool
-from megabolt.reads.bins import FLAG_DUPLICATES, HALO, BinBlock, BinStore, Finish, Part, Region
+from megabolt.reads.bins import FLAG_DUPLICATES, HALO, NO_TAG, BinBlock, BinStore, Finish, Part, Region
+from megabolt.reads.pieces import FilledPiece, Piece, SortedPart, cut
 from megabolt.recalibrate import Applier, keep_original_qualities
 from megabolt.workflow.call_job import CallSink, Chunk, chunks_of
 from megabolt.workflow.clock import Clock
-from megabolt.workflow.ordered import in_order, worker_pool
+from megabolt.workflow.ordered import Room, in_order, worker_pool
 from megabolt.workflow.recalibrate_job import Covariates
 
 if MARGIN + MAX_SPAN > HALO:
@@ -44,7 +46,12 @@ Targets = Sequence[NDArray[np.int64]] | None
 class BlockWriter(Protocol):
     """What this pass needs of `formats.bam.BamWriter`."""
 
+    @property
+    def level(self) -> int: ...
+
     def write(self, block: RecordBlock) -> None: ...
+
+    def write_blocks(self, begun: RecordBlock, ahead: int, n_bytes: int, blocks: list[bytes]) -> None: ...
 
 
 class ReadSource(Protocol):
@@ -86,6 +93,11 @@ class Touch:
     collector: Collector | None = None
 
     @property
+    def changes(self) -> bool:
+        """Whether it does anything but mark or remove."""
+        return self.applier is not None or self.counts
+
+    @property
     def counts(self) -> bool:
         """Whether anything is counted."""
         return self.collector is not None or self.covariates is not None
@@ -95,6 +107,7 @@ class Touch:
 class _BlockWork:
     """A block in progress: its chunks with their results to come, and its counting."""
 
+    part: Part
     block: BinBlock
     chunks: list[tuple[Chunk, Future[ChunkCalls]]]
     counting: Future[None] | None
@@ -123,25 +136,87 @@ def sweep(
     say
         Told the number of blocks done.
     """
-    parts = store.parts()
-    n_held = threads + 1 if calling is not None else int(touch.counts)
-    n_sorted, n_held = _blocks_at_work(store, parts, threads, n_held)
-    bins = _Sweep(store, calling, touch, clock)
+    finish = touch.finish
+    if writer is not None and calling is None and not touch.changes and finish.tagging == NO_TAG:
+        _write(store, writer, finish.remove, threads=threads, clock=clock, say=say)
+        return
+    parts = store.parts(threads)
+    n_sorted, n_held = 1 + threads // 2, threads + 1 if calling is not None else int(touch.counts)
+    room = _room_for(store, [part.n_bytes for part in parts], n_held + 1, n_sorted + 1, threads)
+    bins = _Sweep(store, calling, touch, clock, room)
     pending: deque[_BlockWork] = deque()
     n_done = 0
-    with worker_pool(threads) as pool, closing(in_order(pool, bins.sort, parts, n_sorted)) as blocks:  # type: ignore[type-var]
-        for part, block in zip(parts, blocks):
+    with (
+        worker_pool(threads) as pool,
+        closing(in_order(pool, bins.sort, bins.admitted(parts), n_sorted, bins.fits)) as blocks,
+    ):
+        for part, following, block in zip(parts, [*parts[1:], None], blocks):
             pending.append(bins.start(pool, part, block))
             if writer is not None:
                 with clock.work("write BAM"):
                     writer.write(block.own())
-            while pending and (len(pending) > n_held or part is parts[-1]):
+            while pending and (len(pending) > n_held or following is None or not bins.fits(following)):
                 bins.finish(pending.popleft())
                 n_done += 1
                 if say is not None:
                     say(n_done)
     if calling is not None:
         calling.sink.finish()
+
+
+def _write(
+    store: BinStore,
+    writer: BlockWriter,
+    remove: bool,
+    *,
+    threads: int,
+    clock: Clock,
+    say: Callable[[int], None] | None,
+) -> None:
+    """Write all bins, piece by piece; the workers compress as well."""
+    parts = store.parts(threads)
+    n_sorted = 1 + threads // 2
+    sizes = [store.order_bytes(part) for part in parts]
+    if store.spilled_bytes or store.used + sum(sizes) > store.budget:
+        sizes = [part.n_bytes for part in parts]
+    room = _room_for(store, sizes, n_sorted + 2, 0, threads)
+    buffers, filler = BufferPool(), store.piece_filler(BATCH_BYTES)
+    charged = dict(zip(parts, sizes))
+    n_done = 0
+
+    def order(part: Part) -> SortedPart:
+        with clock.work("sort"):
+            return store.order_of(part, buffers, remove=remove)
+
+    def pack(piece: Piece) -> tuple[FilledPiece, list[bytes]]:
+        with clock.work("sort"):
+            filled = filler.fill(piece)
+        with clock.work("compress"):
+            return filled, compress_batch(filled.content, writer.level)
+
+    def admitted() -> Iterator[Part]:
+        for part in parts:
+            yield part
+            room.take(charged[part])
+
+    def fits(part: Part) -> bool:
+        return room.fits(charged[part])
+
+    with worker_pool(threads) as pool, ExitStack() as stack:
+        ordered = in_order(pool, order, admitted(), n_sorted, fits)
+        stack.callback(ordered.close)
+        packed = in_order(pool, pack, cut(ordered, BATCH_BYTES), 2 * threads)
+        stack.callback(packed.close)
+        for filled, blocks in packed:
+            with clock.work("write BAM"):
+                writer.write_blocks(filled.begun, filled.ahead, filled.piece.n_bytes, blocks)
+            filler.give_back(filled)
+            for part in filled.piece.done:
+                store.forget(part, buffers)
+                room.give_back(charged[part.part])
+                n_done += 1
+                if say is not None:
+                    say(n_done)
 
 
 def call_file(reader: ReadSource, calling: Calling, *, threads: int, clock: Clock) -> None:
@@ -177,35 +252,36 @@ def _call_records(records: RecordBlock, chunk: Chunk, calling: Calling, clock: C
         )
 
 
-def _blocks_at_work(store: BinStore, parts: Sequence[Part], threads: int, n_held: int) -> tuple[int, int]:
-    """How many sorted blocks may wait for the writer, and how many behind it for caller and metrics, `n_held` at most.
+def _room_for(store: BinStore, sizes: Sequence[int], n_once: int, n_twice: int, threads: int) -> Room:
+    """Room for what of `sizes` is at work at a time, at most three quarters of the budget; the store makes it.
 
-    Makes room for them in the budget. Sorting a block takes its memory twice if it comes from scratch.
+    That is `n_once` neighbours and, twice as much each, the `n_twice` that follow: while a block is sorted, its records
+    may be there twice. Parts wait for room one by one: a deep bin holds up what comes behind it, not the whole genome.
     """
-    largest = max(1, *(part.n_bytes for part in parts))
-    room = store.budget * 3 // 4
-    fitting = room // largest  # three at least: no part takes more than a quarter
-    n_sorted = 1 + threads // 2
-    while _blocks_wanted(n_sorted, n_held) > fitting and n_held + n_sorted > 0:
-        if n_held >= n_sorted:
-            n_held -= 1
-        else:
-            n_sorted -= 1
-    store.seal(min(_blocks_wanted(n_sorted, n_held) * largest, room), threads)
-    return n_sorted, n_held
-
-
-def _blocks_wanted(n_sorted: int, n_held: int) -> int:
-    """Blocks in memory: two for each that is sorted, the one being written, those held."""
-    return 2 * (n_sorted + 1) + 1 + n_held
+    total = np.concatenate([[0], np.cumsum(sizes), np.full(n_once + n_twice, sum(sizes))])
+    once = total[n_once : n_once + len(sizes)] - total[: len(sizes)]
+    behind = total[n_once + n_twice :][: len(sizes)] - total[n_once : n_once + len(sizes)]
+    n_bytes = min(int((once + 2 * behind).max(initial=0)), store.budget * 3 // 4)
+    store.seal(n_bytes, threads)
+    return Room(n_bytes)
 
 
 class _Sweep:
     """The steps of one block."""
 
-    def __init__(self, store: BinStore, calling: Calling | None, touch: Touch, clock: Clock) -> None:
-        self._store, self._calling, self._touch, self._clock = store, calling, touch, clock
+    def __init__(self, store: BinStore, calling: Calling | None, touch: Touch, clock: Clock, room: Room) -> None:
+        self._store, self._calling, self._touch, self._clock, self._room = store, calling, touch, clock, room
         self._buffers = BufferPool()
+
+    def fits(self, part: Part) -> bool:
+        """Whether there is room to sort a part."""
+        return self._room.fits(2 * part.n_bytes)
+
+    def admitted(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """The parts, each of which takes its room."""
+        for part in parts:
+            yield part
+            self._room.take(2 * part.n_bytes)
 
     def sort(self, part: Part) -> BinBlock:
         """In a worker."""
@@ -223,6 +299,7 @@ class _Sweep:
 
     def start(self, pool: ThreadPoolExecutor, part: Part, block: BinBlock) -> _BlockWork:
         """Hand the block's chunks and its counting to the workers."""
+        self._room.give_back(part.n_bytes)  # it is sorted
         chunks = []
         stretches = part.stretches(self._store.layout)
         if self._calling is not None:
@@ -231,7 +308,7 @@ class _Sweep:
                     chunks.append((chunk, pool.submit(self._call, block, region, chunk)))
         regions = [replace(region, start=start, stop=stop) for region, start, stop in stretches]
         counting = pool.submit(self._count, block, regions) if self._touch.counts else None
-        return _BlockWork(block, chunks, counting)
+        return _BlockWork(part, block, chunks, counting)
 
     def _call(self, block: BinBlock, region: Region, chunk: Chunk) -> ChunkCalls:
         calling = self._calling
@@ -258,3 +335,4 @@ class _Sweep:
         if work.counting is not None:
             work.counting.result()
         self._buffers.give_back(work.block.records.data)
+        self._room.give_back(work.part.n_bytes)

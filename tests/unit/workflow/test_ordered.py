@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from megabolt.workflow.ordered import in_order, worker_pool
+from megabolt.workflow.ordered import Room, in_order, worker_pool
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -69,3 +69,23 @@ def test_an_error_of_the_source_comes_out() -> None:
 
     with worker_pool(2) as pool, pytest.raises(OSError, match="gone"):
         list(in_order(pool, lambda k: k, items(), 3))
+
+
+def test_items_wait_for_room_but_one_always_begins() -> None:
+    room, begun = Room(10), []
+    sizes = [4, 4, 4, 20, 1, 1]
+
+    def admitted():
+        for size in sizes:
+            yield size
+            room.take(size)
+            begun.append(size)
+
+    at_work = []
+    with worker_pool(1) as pool:
+        for size in in_order(pool, lambda size: size, admitted(), 9, room.fits):
+            at_work.append(sum(begun) - sum(sizes[: len(at_work)]))
+            room.give_back(size)
+    assert len(at_work) == len(sizes)
+    assert max(at_work) == 20  # the large one, alone
+    assert max(at_work[:2]) <= 10
