@@ -4,8 +4,9 @@
 In: a path. Out: `RecordBlock` after `RecordBlock`, checked. Next: `formats/bam_input.py` (to align the reads again),
 `reads/existing.py` (to mark duplicates again).
 
-Blocks of a BAM are inflated by several threads ahead. A CRAM is decoded by htslib in a process of its own, which
-hands the records over through a pipe: the memory does not depend on the size of the file.
+Blocks of a BAM are inflated by several threads ahead, each of which finds and checks the records in what it has
+inflated, once it is told in which byte the run before has ended. A CRAM is decoded by htslib in a process of its own,
+which hands the records over through a pipe: the memory does not depend on the size of the file.
 """
 
 from __future__ import annotations
@@ -14,20 +15,24 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from megabolt.compute.bits import PADDING
 from megabolt.errors import InputFormatError
 from megabolt.formats import bgzf, cram
-from megabolt.formats.bam_records import BamHeader, RecordBlock, RecordWalker, decode_header
-from megabolt.formats.bgzf_stream import BgzfStream, Run
+from megabolt.formats.bam_records import BamHeader, RecordBlock, RecordWalker, decode_header, hop_records
+from megabolt.formats.bgzf_stream import BgzfStream, Looked, Run
 from megabolt.privacy.consent import Permit
+
+T = TypeVar("T")
 
 #: Room before the content of a run for the record that the run before it ends in.
 _FRONT = 1 << 16
@@ -78,6 +83,8 @@ class AlignmentFile:
             self.header, self._first = self._read_header()
             if self._decoder is not None:
                 self.header = self._decoder.header
+            self._records = _Records(self.header, self.path, self._first.number)
+            stack.callback(self._records.end)  # first of all
             self._stack = stack.pop_all()  # open until close()
 
     def blocks(self) -> Iterator[RecordBlock]:
@@ -85,15 +92,31 @@ class AlignmentFile:
 
         A block's `data` is the caller's until `give_back`; without that it is simply not used again.
         """
-        walker = RecordWalker(self.header, self.path, need_sorted=False)
-        run: Run | None = self._first
-        while run is not None:
-            offsets = walker.walk(run.data, run.start, run.stop)
-            end = int(offsets[-1])
-            rest = run.data[end : run.stop].copy()
-            if len(offsets) > 1:
-                yield RecordBlock(run.data, offsets)
-            run = self._next(rest)
+        for block, _ in self.looked(lambda block, first: None):
+            yield block
+
+    def looked(self, look: Callable[[RecordBlock, int], T]) -> Iterator[tuple[RecordBlock, T]]:
+        """As `blocks`, with what a function says of each block and the number of its first record in the file.
+
+        Several threads ask it, ahead of the caller, each of a block that its core has in its cache.
+        """
+
+        def find(run: Run, number: int) -> tuple[RecordBlock, T]:
+            block, first = self._records.find(run, number)
+            return block, look(block, first)
+
+        self._stream.look = find
+        looked: Looked | None = self._first
+        try:
+            while looked is not None:
+                # some were ready before there was a function to tell, as the first was
+                block, found = find(looked.run, looked.number) if looked.found is None else looked.found
+                if block.n:
+                    yield block, found
+                looked = self._next_run()
+        finally:
+            self._records.end()
+        self._check_end(self._records.n_rest)
 
     def give_back(self, block: RecordBlock) -> None:
         """Let the memory of a block be used again; its content must not be used any more."""
@@ -111,21 +134,6 @@ class AlignmentFile:
     ) -> None:
         self.close()
 
-    def _next(self, rest: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Run | None:
-        """The next run, the rest of the one before it in front; None at the end of the file."""
-        run = self._next_run()
-        if run is None:
-            self._check_end(len(rest))
-            return None
-        if len(rest) <= run.start:
-            run.data[run.start - len(rest) : run.start] = rest
-            return Run(run.data, run.start - len(rest), run.stop)
-        joined = np.empty(len(rest) + run.stop - run.start + PADDING, np.uint8)
-        joined[: len(rest)] = rest
-        stop = len(joined) - PADDING
-        joined[len(rest) : stop] = run.data[run.start : run.stop]
-        return Run(joined, 0, stop)
-
     def _check_end(self, n_rest: int) -> None:
         if self._decoder is not None:
             self._decoder.check()
@@ -136,26 +144,89 @@ class AlignmentFile:
         if not self._stream.whole:
             raise InputFormatError(self.path, "", "the end-of-file block is missing: the file is truncated", _ADVICE)
 
-    def _next_run(self) -> Run | None:
+    def _next_run(self) -> Looked | None:
         try:
-            return self._stream.next_run()
+            return self._stream.next_looked()
         except InputFormatError:
             if self._decoder is not None:
                 self._decoder.check(wait=1)  # if it failed, that explains more
             raise
 
-    def _read_header(self) -> tuple[BamHeader, Run]:
+    def _read_header(self) -> tuple[BamHeader, Looked]:
         text = b""
-        while (run := self._next_run()) is not None:
+        while (looked := self._next_run()) is not None:
+            run = looked.run
             text += run.data[run.start : run.stop].tobytes()
             if (found := decode_header(text, self.path)) is not None:
                 header, size = found
-                return header, Run(run.data, run.stop - (len(text) - size), run.stop)
+                return header, looked._replace(run=run._replace(start=run.stop - (len(text) - size)))
             if len(text) > _LARGEST_HEADER:
                 break
         if self._decoder is not None:
             self._decoder.check()
         raise InputFormatError(self.path, "header", "the file ends inside its header", _ADVICE)
+
+
+class _Records:
+    """Finds and checks the records of runs, in several threads: each run's rest is passed on to who has the next.
+
+    Runs must be begun in their order.
+    """
+
+    def __init__(self, header: BamHeader, path: Path, next_run: int) -> None:
+        self._header, self._path = header, path
+        self._changed = threading.Condition()
+        self._next = next_run
+        self._rest: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._n_records = 0
+        self._ended = False
+
+    @property
+    def n_rest(self) -> int:
+        """Bytes behind the last whole record so far."""
+        return len(self._rest)
+
+    def find(self, run: Run, number: int) -> tuple[RecordBlock, int]:
+        """The records that end in a run, and the number of the first; waits for the rest of the run before.
+
+        Raises
+        ------
+        InputFormatError
+            A record is damaged; names its number.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._next == number)
+            if self._ended:  # by an error that came before, or by `end`: nobody waits for this
+                return RecordBlock(run.data, np.zeros(1, np.int64)), 0
+            first = self._n_records
+            data, start, stop = _joined(self._rest, run)
+            found = np.zeros(2, np.int64)
+            sound = hop_records(data, start, stop, found)
+            self._n_records, end = first + int(found[0]), int(found[1])
+            self._rest = data[end:stop].copy()
+            self._next = number + 1
+            self._ended = not sound
+            self._changed.notify_all()
+        walker = RecordWalker(self._header, self._path, need_sorted=False, n_before=first)
+        return RecordBlock(data, walker.walk(data, start, stop, int(found[0]))), first
+
+    def end(self) -> None:
+        """Nothing more is wanted: let no thread wait."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+def _joined(rest: NDArray[np.uint8], run: Run) -> tuple[NDArray[np.uint8], int, int]:
+    """A run behind the rest of the one before: data, start, stop."""
+    if len(rest) <= run.start:
+        run.data[run.start - len(rest) : run.start] = rest
+        return run.data, run.start - len(rest), run.stop
+    joined = np.empty(len(rest) + run.stop - run.start + PADDING, np.uint8)
+    joined[: len(rest)] = rest
+    stop = len(joined) - PADDING
+    joined[len(rest) : stop] = run.data[run.start : run.stop]
+    return joined, 0, stop
 
 
 def _open(path: Path) -> BinaryIO:

@@ -209,28 +209,49 @@ def check_contigs(header: BamHeader, contigs: Sequence[Contig], path: Path | str
 class RecordWalker:
     """Finds and checks the records in inflated bytes that come in pieces; counts them for messages."""
 
-    def __init__(self, header: BamHeader, path: Path, *, need_sorted: bool = True) -> None:
+    def __init__(self, header: BamHeader, path: Path, *, need_sorted: bool = True, n_before: int = 0) -> None:
         self._lengths = np.array([contig.length for contig in header.contigs], np.int64)
         self._path = path
         self._need_sorted = need_sorted
         self._state = np.array([0, -1, 0], np.int64)  # previous (contig, pos); fault
-        self._n = 0
+        self._n = n_before
 
-    def walk(self, data: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.int64]:
+    def walk(self, data: NDArray[np.uint8], start: int, stop: int, at_most: int | None = None) -> NDArray[np.int64]:
         """Offsets (int64 [n + 1]) of the whole records of data[start:stop]; the last is where the rest begins.
+
+        at_most: how many there may be, if that is known.
 
         Raises
         ------
         InputFormatError
             A record is damaged or out of order; names its number.
         """
-        offsets = np.empty((stop - start) // 37 + 2, np.int64)
+        offsets = np.empty((stop - start) // 37 + 2 if at_most is None else at_most + 1, np.int64)
         n = int(walk_records(data, start, stop, self._lengths, self._need_sorted, offsets, self._state))
         self._n += n
         fault = int(self._state[2])
         if fault:
             raise InputFormatError(self._path, f"record {self._n + 1}", *_EXPLANATION[fault])
-        return offsets[: n + 1].copy()
+        return offsets if n + 1 == len(offsets) else offsets[: n + 1].copy()
+
+
+@kernel("boolean(uint8[::1], int64, int64, int64[::1])")
+def hop_records(data: Any, start: Any, stop: Any, found: Any) -> Any:
+    """found: number of the whole records of data[start:stop], where the rest begins; False: a size is impossible."""
+    n = 0
+    place = start
+    sound = True
+    while place + 36 <= stop:
+        size = np.int64(load_i32(data, place))
+        if size < 33:
+            sound = False
+            break
+        if place + 4 + size > stop:
+            break
+        place += 4 + size
+        n += 1
+    found[0], found[1] = n, place
+    return sound
 
 
 @kernel("int64(uint8[::1], int64, int64, int64[::1], boolean, int64[::1], int64[::1])")

@@ -10,9 +10,10 @@ Files are read, not mapped: an input error of the disk is then an error that can
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -38,6 +39,14 @@ class Run(NamedTuple):
     data: NDArray[np.uint8]
     start: int
     stop: int
+
+
+class Looked(NamedTuple):
+    """A run, its number from 0, and what the stream's `look` said of it; None: there was none yet when it was ready."""
+
+    run: Run
+    number: int
+    found: Any
 
 
 class _Task(NamedTuple):
@@ -94,7 +103,8 @@ class BgzfStream:
         self._raw, self._path, self._front = raw, path, front
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="inflate") if threads else None
         self._ahead = 2 * threads + 1 if threads else 1
-        self._waiting: deque[Future[Run]] = deque()
+        self._waiting: deque[Future[Looked]] = deque()
+        self._n_sent = 0
         self._cut: deque[_Task] = deque()  # found, and not yet handed to a thread
         self._spare: deque[NDArray[np.uint8]] = deque()
         self._tail = b""  # of a block that goes on in the next piece
@@ -104,17 +114,25 @@ class BgzfStream:
         self._run: Run | None = None  # what `readinto` is giving out
         #: What begins where the blocks end, if that is not the end of the file: plain gzip, or anything.
         self.rest = b""
+        #: Told each run and its number by the thread that has inflated it, while the bytes are in that core's cache;
+        #: what it returns comes with the run. It may wait for what it is told of earlier runs. May be set at any time.
+        self.look: Callable[[Run, int], Any] | None = None
         #: Whether the last block was an empty one, as at the end of every whole file.
         self.whole = False
 
     def next_run(self) -> Run | None:
         """The next inflated bytes, some megabytes; None at the end of the blocks."""
+        looked = self.next_looked()
+        return None if looked is None else looked.run
+
+    def next_looked(self) -> Looked | None:
+        """As `next_run`, with what `look` said."""
         self._send()
         if not self._waiting:
             return None
-        run = self._waiting.popleft().result()
+        looked = self._waiting.popleft().result()
         self._send()
-        return run
+        return looked
 
     def readinto(self, view: memoryview) -> int:
         """Fill a buffer from its start; less than its size only at the end of the blocks."""
@@ -157,22 +175,27 @@ class BgzfStream:
             if self._cut:
                 task = self._cut.popleft()
                 spare = self._spare.popleft() if self._spare else None
+                number, self._n_sent = self._n_sent, self._n_sent + 1
                 if self._pool is not None:
-                    self._waiting.append(self._pool.submit(_inflate, task, self._front, self._path, spare))
+                    self._waiting.append(self._pool.submit(self._work, task, number, spare))
                     continue
-                future: Future[Run] = Future()
+                future: Future[Looked] = Future()
                 self._waiting.append(future)
                 try:
-                    future.set_result(_inflate(task, self._front, self._path, spare))
+                    future.set_result(self._work(task, number, spare))
                 except InputFormatError as error:
                     future.set_exception(error)
             elif self._failure is not None:
-                failed: Future[Run] = Future()
+                failed: Future[Looked] = Future()
                 failed.set_exception(self._failure)
                 self._failure = None
                 self._waiting.append(failed)
             else:
                 return
+
+    def _work(self, task: _Task, number: int, spare: NDArray[np.uint8] | None) -> Looked:
+        run = _inflate(task, self._front, self._path, spare)
+        return Looked(run, number, None if self.look is None else self.look(run, number))
 
     def _read(self) -> None:
         """One more piece of the file, cut into tasks."""

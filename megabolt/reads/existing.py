@@ -16,9 +16,7 @@ record, and 24 for each template, which go to scratch if there is some.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -33,8 +31,9 @@ from megabolt.errors import InternalError
 from megabolt.formats.alignment_file import AlignmentFile
 from megabolt.formats.bam_records import RecordBlock
 from megabolt.formats.name_join import NameJoin
-from megabolt.formats.record_facts import FIRST, OTHER, SINGLE, Describer, Facts, HeaderGroup, read_groups_of
+from megabolt.formats.record_facts import OTHER, Describer, Facts, HeaderGroup, read_groups_of
 from megabolt.privacy.consent import Permit
+from megabolt.reads.completion import complete
 from megabolt.reads.duplicates.rows import Spill
 from megabolt.reads.duplicates.templates import (
     ALONE,
@@ -76,7 +75,7 @@ class ExistingReads:
     Parameters
     ----------
     path, permit, reference, threads
-        As for `AlignmentFile`; so many threads again look at the records.
+        As for `AlignmentFile`, whose threads look at the records as well.
     want_umi, duplex
         As for `templates_of`.
     spill
@@ -116,7 +115,7 @@ class ExistingReads:
             raise
         self.libraries = tuple(group.library or UNKNOWN_LIBRARY for group in self.read_groups) or (UNKNOWN_LIBRARY,)
         self.n_records = self.n_templates = self.n_without_mate = 0
-        self._threads, self._want_umi, self._duplex = max(1, threads), want_umi, duplex
+        self._want_umi, self._duplex = want_umi, duplex
         self._describer = Describer([group.name for group in self.read_groups], path)
         self._offsets = end_offsets(np.array([contig.length for contig in self.header.contigs], np.int64))
         self._join = NameJoin(strict=False)
@@ -131,7 +130,7 @@ class ExistingReads:
         the caller's until `give_back`. Chunks may go into the bins, templates into the finder, in any order and from
         any thread.
         """
-        for prepared in self._prepare_all():
+        for _, prepared in self._file.looked(self._prepare):
             templates = self._take(prepared)
             yield self._chunk(prepared, templates.n), templates
         last = self._take_lonely()
@@ -170,22 +169,6 @@ class ExistingReads:
     ) -> None:
         self.close()
 
-    def _prepare_all(self) -> Iterator[_Prepared]:
-        """Blocks in order, looked at by threads ahead."""
-        waiting: deque[Future[_Prepared]] = deque()
-        n_begun = 0
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="records")
-        try:
-            for block in self._file.blocks():
-                waiting.append(pool.submit(self._prepare, block, n_begun))
-                n_begun += block.n
-                if len(waiting) > 2 * self._threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
     def _prepare(self, block: RecordBlock, first_record: int) -> _Prepared:
         facts = self._describer.describe(block, first_record)
         key, missing = np.empty(block.n, np.uint64), np.empty(block.n, np.int8)
@@ -213,56 +196,19 @@ class ExistingReads:
         n = prepared.block.n
         self.n_records += n
         partner, own, _ = self._join.join(facts.kind, facts.hash)
-        rows = np.flatnonzero((partner >= 0) | (facts.kind == SINGLE))
-        entries = partner[rows]
-        pairs = np.flatnonzero(entries >= 0)
-        entries = entries[pairs]
-        record = self._join.record[entries]
-        far = record < base
-        waited = entries[far]
-        # rows of the mates: in the block, or behind it those that have waited
-        ends = _joined(prepared.ends, self._waiting.ends, waited)
-        kinds = np.concatenate([facts.kind, self._waiting.kind[waited]])
-        numbers = np.concatenate([base + np.arange(n), self._join.record[waited]])
-        mates = np.full(len(rows), -1, np.int64)
-        mates[pairs] = np.where(far, n + np.cumsum(far) - 1, record - base)
         others = np.flatnonzero(facts.kind == OTHER)
         if len(others):
             self._links.add_others(facts.hash[others, 0], base + others)
             self._others += np.bincount(facts.group[others], minlength=len(self._others))
-        templates = self._templates(ends, kinds, numbers, rows, mates, facts.group[rows], facts.hash[rows, 0])
+        waiting = self._waiting
+        templates, links = complete(
+            facts, prepared.ends, base, partner, own, self._join.record, waiting.kind, waiting.ends
+        )
         still = np.flatnonzero(own >= 0)
-        found = np.zeros(len(self._join.record), np.bool_)
-        found[entries] = True
-        still = still[~found[own[still]]]
-        self._waiting.keep(own[still], still, prepared)
-        self._join.release(entries)
-        return templates
-
-    def _templates(
-        self,
-        ends: RecordEnds,
-        kinds: NDArray[np.int64],
-        numbers: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        mates: NDArray[np.int64],
-        group: NDArray[np.int64],
-        hashes: NDArray[np.uint64],
-    ) -> Templates:
-        """Templates of rows and of their mates' rows (-1: single)."""
-        paired = mates >= 0
-        one, other = ends.end[rows], np.where(paired, ends.end[mates], _NO_END)
-        # the mate, which came before, is first where it lies lower or, mapped, at the same place
-        swap = paired & ((other >> U(1)) <= (one >> U(1))) & (other != _NO_END)
-        first, second = np.where(swap, mates, rows), np.where(swap, rows, mates)
-        both = paired & (one != _NO_END) & (other != _NO_END)
-        mate1 = np.where(kinds[first] == FIRST, first, np.where(paired, second, first))
-        mate1_reverse = (ends.end[mate1] & U(1)).astype(np.bool_)
-        templates = join_ends(ends, first, np.where(both, second, ALONE), mate1_reverse, group.astype(np.uint16))
-        templates.index = numbers[first]
-        templates.unmapped = ((one == _NO_END).astype(np.uint16) + (paired & (other == _NO_END))).astype(np.uint16)
+        waiting.keep(own[still], still, prepared)
+        self._join.release(partner[partner >= 0])
         self._count_others(templates)
-        self._links.add(templates.index, np.where(paired, numbers[second], -1), hashes)
+        self._links.add(links)
         self.n_templates += templates.n
         return templates
 
@@ -286,7 +232,8 @@ class ExistingReads:
         templates = join_ends(ends, rows, second, (ends.end & U(1)).astype(np.bool_), group.astype(np.uint16))
         templates.index = self._join.record[entries]
         templates.unmapped = (ends.end == _NO_END).astype(np.uint16)
-        self._links.add(templates.index, np.full(n, -1, np.int64), self._waiting.hash[entries])
+        no_mates, names = np.full(n, -1, np.int64), self._waiting.hash[entries].view(np.int64)
+        self._links.add(np.stack([templates.index, no_mates, names]))
         self.n_templates += n
         self._count_others(templates)
         return templates
@@ -365,11 +312,10 @@ class _Links:
         self._other_hash: list[NDArray[np.uint64]] = []
         self._other_record: list[NDArray[np.int64]] = []
 
-    def add(self, index: NDArray[np.int64], other: NDArray[np.int64], name_hash: NDArray[np.uint64]) -> None:
-        """Templates: number, record of the other mate (-1: none), name."""
-        if not len(index):
+    def add(self, rows: NDArray[np.int64]) -> None:
+        """Templates, int64 [3, n]: number, record of the other mate (-1: none), name."""
+        if not rows.size:
             return
-        rows = np.stack([index, other, name_hash.view(np.int64)])
         if self._spill is None:
             self._kept.append(rows)
         else:
