@@ -38,8 +38,8 @@ from megabolt.align.packed import READS_TYPE, TABLES_TYPE, PackedReads, Tables
 from megabolt.align.verify import GAP_EXTEND, GAP_OPEN, mismatches_at, weight_of_bit
 from megabolt.compute.banded_affine import AffineResult, AffineScores
 from megabolt.compute.banded_affine.numba_cpu import align_arrays
-from megabolt.compute.bits import PADDING, U
-from megabolt.compute.jit import kernel
+from megabolt.compute.bits import PADDING, U, bases_at
+from megabolt.compute.jit import callee, kernel
 
 SCORES = AffineScores()
 _SCORES = SCORES.as_array()
@@ -73,6 +73,16 @@ class Jobs:
     window_start: NDArray[np.int64]
 
 
+@callee
+def _unpack(words: Any, position: Any, n: Any, out: Any, at: Any) -> None:
+    """Write n 2-bit bases from a position on to out[at:], one a byte, in whole words: up to 31 bytes too many."""
+    for done in range(0, n, 32):
+        word = bases_at(words, position + done)
+        part = out[at + done : at + done + 32]
+        for b in range(32):
+            part[b] = np.uint8((word >> U(2 * b)) & U(3))
+
+
 _INTS, _INTS32, _BYTES = types.int64[::1], types.int32[::1], types.uint8[::1]
 _CIGARS = types.uint32[:, ::1]
 
@@ -103,8 +113,7 @@ def _fill_jobs(
         packed = reads.reverse if job_key[x] & 1 else reads.forward
         length = reads.length[r]
         query_offsets[x], target_offsets[x] = q, t
-        for i in range(length):
-            query[U(q + i)] = np.uint8((packed[U(r * reads.words + (i >> 5))] >> U((i & 31) * 2)) & U(3))
+        _unpack(packed, r * reads.words * 32, length, query, q)
         q += length
         middle = place + (length >> 1)
         contig = max(np.searchsorted(contig_offset, middle, "right") - 1, 0)
@@ -117,9 +126,7 @@ def _fill_jobs(
         if stop <= start:  # the place lies in the filler between contigs: one base, nothing will align
             start = contig_offset[contig]
             stop = start + 1
-        for i in range(stop - start):
-            p = start + i
-            target[U(t + i)] = np.uint8((reference[U(p >> 5)] >> U((p & 31) * 2)) & U(3))
+        _unpack(reference, start, stop - start, target, t)
         t += stop - start
         diagonal[x] = place - start
         window_start[x] = start
@@ -276,7 +283,9 @@ def _finish_simple(
         contig = max(np.searchsorted(contig_offset, place + (length >> 1), "right") - 1, 0)
         inside = place >= contig_offset[contig] and place + length <= contig_stop[contig]
         n_mismatches = 99
-        if inside:
+        if inside and placed[r >> 1, column + PENALTY] == 0:  # the read is what stands there
+            n_mismatches = 0
+        elif inside:
             words = reads.reverse if strand else reads.forward
             n_mismatches = mismatches_at(tables.reference, place, words, r * reads.words, length, marks)
         if n_mismatches > 1:

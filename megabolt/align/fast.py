@@ -3,7 +3,7 @@
 
 In: `PackedReads`, index. Out: placements of most pairs. Next: `align/full.py` for the rest.
 
-Four seeds spread over each read are looked up, in groups so that the cache misses overlap. Lists of up to
+Four seeds spread over each read are looked up, group by group so that the cache misses overlap. Lists of up to
 LONGEST_LIST places are read completely; a seed whose list was read is *resolved*. Every place named is verified
 base by base. Any other place must differ from the read inside every resolved seed, so it costs at least
 
@@ -59,7 +59,7 @@ from megabolt.align.verify import (
     penalty_of_key,
 )
 from megabolt.compute.bits import U, prefetch
-from megabolt.compute.jit import allocating_callee, callee, kernel
+from megabolt.compute.jit import callee, kernel
 
 #: Seeds looked up per read; 5 or 6 settle 0.2 % more pairs at a higher cost.
 LOOKED_UP = 4
@@ -71,65 +71,74 @@ WORST_PENALTY = 102
 ONE_GAP = GAP_OPEN + GAP_EXTEND
 #: dB of equation (2).
 MARGIN = 20.0
-#: Reads looked up together.
+#: Reads looked up together: while they are placed, the cache is asked for the buckets of the next group.
 _GROUP = 64
+#: A read's row in the arrays of two groups is its number & _RING.
+_RING = 2 * _GROUP - 1
 
 
-@allocating_callee
-def _collect(reads: Any, tables: Any, n_reads: Any, key: Any, n_key: Any, bound: Any) -> None:
-    """The places that a few seeds of each read name, and the bound on all others, equation (1)."""
-    chosen = np.empty(_GROUP * LOOKED_UP, np.int64)
-    hashes = np.empty(_GROUP * LOOKED_UP, np.uint64)
-    strands = np.empty(_GROUP * LOOKED_UP, np.int64)
-    entries = np.empty(_GROUP * LOOKED_UP, np.uint64)
-    for group in range(0, n_reads, _GROUP):
-        stop = min(n_reads, group + _GROUP)
-        for r in range(group, stop):
-            n = reads.n_seeds[r]
-            for k in range(LOOKED_UP):
-                slot = (r - group) * LOOKED_UP + k
-                x = (k if k < n else -1) if n <= LOOKED_UP else (k * (n - 1)) // (LOOKED_UP - 1)
-                chosen[slot] = -1
-                if x >= 0:
-                    chosen[slot] = reads.seeds[U(r * reads.slots + x)]
-                    hashes[slot], strands[slot] = seed_hash(reads, r, chosen[slot])
-                    fetch_bucket(tables, hashes[slot])
-        for slot in range((stop - group) * LOOKED_UP):
-            if chosen[slot] >= 0:
-                entries[slot] = find(tables, hashes[slot])
-                count = (entries[slot] >> U(COUNT_SHIFT)) & COUNT_MASK
+@callee
+def _ask(reads: Any, tables: Any, r: Any, chosen: Any, hashes: Any, strands: Any) -> None:
+    """Choose the seeds of read r and ask the cache for their buckets."""
+    row = r & _RING
+    n = reads.n_seeds[r]
+    for k in range(LOOKED_UP):
+        x = (k if k < n else -1) if n <= LOOKED_UP else (k * (n - 1)) // (LOOKED_UP - 1)
+        chosen[row, k] = -1
+        if x >= 0:
+            chosen[row, k] = reads.seeds[U(r * reads.slots + x)]
+            hashes[row, k], strands[row, k] = seed_hash(reads, r, np.int64(chosen[row, k]))
+            fetch_bucket(tables, hashes[row, k])
+
+
+@callee
+def _find(tables: Any, start: Any, stop: Any, chosen: Any, hashes: Any, entries: Any) -> None:
+    """Entries of the seeds of some reads; the cache is asked for their lists."""
+    for r in range(start, stop):
+        row = r & _RING
+        for k in range(LOOKED_UP):
+            if chosen[row, k] >= 0:
+                entry = find(tables, hashes[row, k])
+                entries[row, k] = entry
+                count = (entry >> U(COUNT_SHIFT)) & COUNT_MASK
                 if count > U(1) and count <= U(LONGEST_LIST):
-                    prefetch(tables.lists, np.int64(entries[slot] & PLACE_MASK))
-        for r in range(group, stop):
-            found, last, sum_ = 0, -SEED, 0
-            for k in range(LOOKED_UP):
-                slot = (r - group) * LOOKED_UP + k
-                position = chosen[slot]
-                if position < 0:
-                    continue
-                count = np.int64((entries[slot] >> U(COUNT_SHIFT)) & COUNT_MASK)
-                if count > LONGEST_LIST or found + count > MOST_PLACES:
-                    continue
-                if position >= last + SEED:
-                    sum_ += lightest_in_seed(reads, r, position)  # (1)
-                    last = position
-                payload = np.int64(entries[slot] & PLACE_MASK)
-                for q in range(count):
-                    v = np.int64(tables.lists[U(payload + q)]) if count > 1 else payload
-                    strand = (v & 1) ^ strands[slot]
-                    place = (v >> 1) - (position if strand == 0 else reads.length[r] - SEED - position)
-                    candidate = (place << 1) | strand
-                    known = False
-                    for z in range(found):
-                        known |= key[r, z] == candidate
-                    if not known:
-                        key[r, found] = candidate
-                        found += 1
-                        if found <= 4:
-                            prefetch(tables.reference, place >> 5)
-                            prefetch(tables.reference, (place >> 5) + reads.words - 2)
-            n_key[r] = found
-            bound[r] = sum_
+                    prefetch(tables.lists, np.int64(entry & PLACE_MASK))
+
+
+@callee
+def _collect(
+    reads: Any, tables: Any, r: Any, chosen: Any, strands: Any, entries: Any, key: Any, n_key: Any, bound: Any
+) -> None:
+    """The places that a few seeds of read r name, and the bound on all others, equation (1)."""
+    row = r & _RING
+    found, last, sum_ = 0, -SEED, 0
+    for k in range(LOOKED_UP):
+        position = np.int64(chosen[row, k])
+        if position < 0:
+            continue
+        count = np.int64((entries[row, k] >> U(COUNT_SHIFT)) & COUNT_MASK)
+        if count > LONGEST_LIST or found + count > MOST_PLACES:
+            continue
+        if position >= last + SEED:
+            sum_ += lightest_in_seed(reads, r, position)  # (1)
+            last = position
+        payload = np.int64(entries[row, k] & PLACE_MASK)
+        for q in range(count):
+            v = np.int64(tables.lists[U(payload + q)]) if count > 1 else payload
+            strand = (v & 1) ^ strands[row, k]
+            place = (v >> 1) - (position if strand == 0 else reads.length[r] - SEED - position)
+            candidate = (place << 1) | strand
+            known = False
+            for z in range(found):
+                known |= key[row, z] == candidate
+            if not known:
+                key[row, found] = candidate
+                found += 1
+                if found <= 4:
+                    prefetch(tables.reference, place >> 5)
+                    prefetch(tables.reference, (place >> 5) + reads.words - 2)
+    n_key[row] = found
+    bound[row] = sum_
 
 
 @callee
@@ -138,7 +147,7 @@ def _is_special(p: Any, tables: Any, key: Any, n1: Any, n2: Any) -> Any:
     offset, length = tables.circular[0], tables.circular[1]
     for mate in range(2):
         for z in range(n1 if mate == 0 else n2):
-            place = key[2 * p + mate, z] >> 1
+            place = key[(2 * p + mate) & _RING, z] >> 1
             if length > 0 and offset - LONGEST_INSERT < place < offset + length:
                 return True
             if len(tables.is_alt) > 0 and is_on_alt(tables, place):
@@ -151,8 +160,8 @@ def _place_single(p: Any, r: Any, reads: Any, tables: Any, key: Any, n: Any, bou
     """Place read r, which has no mate; returns whether its seeds settle it: equation (2) for one read."""
     best, best_lot, x = np.int64(FAR), U(0), -1
     for z in range(n):
-        penalty = penalty_of_key(tables, reads, r, key[r, z])
-        luck = lot(reads.name_hash[p], key[r, z], ZERO)
+        penalty = penalty_of_key(tables, reads, r, key[r & _RING, z])
+        luck = lot(reads.name_hash[p], key[r & _RING, z], ZERO)
         if penalty < best or (penalty == best and luck > best_lot):
             best, best_lot, x = penalty, luck, z
     margin = float(bound - best)
@@ -160,8 +169,8 @@ def _place_single(p: Any, r: Any, reads: Any, tables: Any, key: Any, n: Any, bou
         return False
     mass, rival = likelihood_of(20.0 + 0.5 * margin), np.int64(NO_RIVAL)
     for z in range(n):
-        if abs((key[r, z] >> 1) - (key[r, x] >> 1)) > SAME_PLACE:
-            penalty = penalty_of_key(tables, reads, r, key[r, z])
+        if abs((key[r & _RING, z] >> 1) - (key[r & _RING, x] >> 1)) > SAME_PLACE:
+            penalty = penalty_of_key(tables, reads, r, key[r & _RING, z])
             if penalty > ONE_GAP and ONE_GAP - best < MARGIN:  # (3)
                 return False
             rival = min(rival, penalty)
@@ -171,8 +180,8 @@ def _place_single(p: Any, r: Any, reads: Any, tables: Any, key: Any, n: Any, bou
     for mate in range(2):
         column = mate * MATE_COLUMNS
         here = mate == (r & 1)
-        out[p, column + PLACE] = key[r, x] >> 1 if here else -1
-        out[p, column + STRAND] = key[r, x] & 1 if here else 0
+        out[p, column + PLACE] = key[r & _RING, x] >> 1 if here else -1
+        out[p, column + STRAND] = key[r & _RING, x] & 1 if here else 0
         out[p, column + MAPQ] = np.int64(quality) if here else 0
         out[p, column + PENALTY] = best if here else NO_RIVAL
         out[p, column + RIVAL] = rival if here else NO_RIVAL
@@ -182,26 +191,27 @@ def _place_single(p: Any, r: Any, reads: Any, tables: Any, key: Any, n: Any, bou
 @callee
 def _best_pair(p: Any, reads: Any, key: Any, n1: Any, n2: Any, penalty: Any, insert: Any) -> Any:
     """The best concordant pair of places (or -1, -1), its dB, and whether one with a gap could come near it, (3)."""
+    row1, row2 = 2 * p & _RING, (2 * p + 1) & _RING
     length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
     best, best_lot, bi, bj = 1e6, U(0), -1, -1
     for i in range(n1):
         for j in range(n2):
-            size = insert_length(key[2 * p, i], key[2 * p + 1, j], length1, length2)
+            size = insert_length(key[row1, i], key[row2, j], length1, length2)
             if size < insert.low or size > insert.high:
                 continue
             s = penalty[0, i] + penalty[1, j] + insert_penalty(size, insert)
             if s > best:
                 continue
-            luck = lot(reads.name_hash[p], key[2 * p, i], key[2 * p + 1, j])
+            luck = lot(reads.name_hash[p], key[row1, i], key[row2, j])
             if s < best or luck > best_lot:
                 best, best_lot, bi, bj = s, luck, i, j
     close = False
     if n1 * n2 > 1 and bi >= 0:
         for i in range(n1):
-            elsewhere = abs((key[2 * p, i] >> 1) - (key[2 * p, bi] >> 1)) > SAME_PLACE
+            elsewhere = abs((key[row1, i] >> 1) - (key[row1, bi] >> 1)) > SAME_PLACE
             for j in range(n2):
-                if elsewhere or abs((key[2 * p + 1, j] >> 1) - (key[2 * p + 1, bj] >> 1)) > SAME_PLACE:
-                    size = insert_length(key[2 * p, i], key[2 * p + 1, j], length1, length2)
+                if elsewhere or abs((key[row2, j] >> 1) - (key[row2, bj] >> 1)) > SAME_PLACE:
+                    size = insert_length(key[row1, i], key[row2, j], length1, length2)
                     if insert.low <= size <= insert.high and penalty[0, i] + penalty[1, j] > ONE_GAP:
                         s = min(penalty[0, i], ONE_GAP) + min(penalty[1, j], ONE_GAP) + insert_penalty(size, insert)
                         close |= s < best + MARGIN
@@ -215,10 +225,73 @@ def _close_gaps(
     """Give the rivals of a pair their penalties with a gap."""
     for mate in range(2):
         r = 2 * p + mate
-        own = key[r, bi if mate == 0 else bj] >> 1
-        for z in range(n_key[r]):
-            if penalty[mate, z] > ONE_GAP and abs((key[r, z] >> 1) - own) > SAME_PLACE and reads.length[r] >= 32:
-                penalty[mate, z] = penalty_with_gap_of_key(marks, tables, reads, r, key[r, z], penalty[mate, z])
+        row = r & _RING
+        own = key[row, bi if mate == 0 else bj] >> 1
+        for z in range(n_key[r & _RING]):
+            if penalty[mate, z] > ONE_GAP and abs((key[row, z] >> 1) - own) > SAME_PLACE and reads.length[r] >= 32:
+                penalty[mate, z] = penalty_with_gap_of_key(marks, tables, reads, r, key[row, z], penalty[mate, z])
+
+
+@callee
+def _settle(p: Any, reads: Any, tables: Any, insert: Any, key: Any, n_key: Any, bound: Any, room: Any, out: Any) -> Any:
+    """Place pair p if its seeds settle it; returns whether they do."""
+    penalty, mass, nearest, rival, marks = room
+    row1, row2 = 2 * p & _RING, (2 * p + 1) & _RING
+    n1, n2 = n_key[row1], n_key[row2]
+    length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
+    if length1 == 0 or length2 == 0:
+        r = 2 * p + (1 if length1 == 0 else 0)
+        if len(tables.is_alt) + tables.circular[1] > 0 and _is_special(p, tables, key, n1, n2):
+            return False
+        return _place_single(p, r, reads, tables, key, n_key[r & _RING], bound[r & _RING], out)
+    if n1 == 0 or n2 == 0:
+        return False
+    if len(tables.is_alt) + tables.circular[1] > 0 and _is_special(p, tables, key, n1, n2):
+        return False
+    for mate in range(2):
+        for z in range(n_key[row1 + mate]):
+            penalty[mate, z] = penalty_of_key(tables, reads, 2 * p + mate, key[row1 + mate, z])
+    bi, bj, best, close = _best_pair(p, reads, key, n1, n2, penalty, insert)
+    if close and penalty[0, bi] <= WORST_PENALTY and penalty[1, bj] <= WORST_PENALTY:  # (3)
+        _close_gaps(p, reads, tables, key, n_key, bi, bj, penalty, marks)
+        bi, bj, best, close = _best_pair(p, reads, key, n1, n2, penalty, insert)
+    if bi < 0 or penalty[0, bi] > WORST_PENALTY or penalty[1, bj] > WORST_PENALTY:
+        return False
+    margin = bound[row1] + bound[row2] - best
+    for mate in range(2):
+        own = key[row1 + mate, bi if mate == 0 else bj] >> 1
+        mass[mate], rival[mate], nearest[mate] = 0.0, NO_RIVAL, float(NO_RIVAL)
+        for z in range(n_key[row1 + mate]):
+            if abs((key[row1 + mate, z] >> 1) - own) > SAME_PLACE:
+                margin = min(margin, min(penalty[mate, z], ONE_GAP) + bound[row2 - mate] - best)
+                rival[mate] = min(rival[mate], penalty[mate, z])
+    if margin < MARGIN:  # (2)
+        return False
+    if n1 * n2 > 1:
+        for i in range(n1):
+            for j in range(n2):
+                size = insert_length(key[row1, i], key[row2, j], length1, length2)
+                if size < insert.low or size > insert.high:
+                    continue
+                s = penalty[0, i] + penalty[1, j] + insert_penalty(size, insert) - best
+                likelihood = likelihood_of(s) if s < NEGLIGIBLE else 0.0
+                for mate in range(2):
+                    row, z, x = row1 + mate, i if mate == 0 else j, bi if mate == 0 else bj
+                    if abs((key[row, z] >> 1) - (key[row, x] >> 1)) > SAME_PLACE:
+                        mass[mate] += likelihood
+                        nearest[mate] = min(nearest[mate], s)
+    unseen = likelihood_of(20.0 + 0.5 * margin)
+    out[p, STATUS] = FAST
+    for mate in range(2):
+        x = bi if mate == 0 else bj
+        column = mate * MATE_COLUMNS
+        out[p, column + PLACE] = key[row1 + mate, x] >> 1
+        out[p, column + STRAND] = key[row1 + mate, x] & 1
+        quality = min(phred_of(mass[mate] + unseen), converted_cap(nearest[mate], False))
+        out[p, column + MAPQ] = np.int64(quality)
+        out[p, column + PENALTY] = penalty[mate, x]
+        out[p, column + RIVAL] = rival[mate]
+    return True
 
 
 @kernel(types.int64(READS_TYPE, TABLES_TYPE, INSERT_TYPE, types.int64, types.int64[:, ::1]))
@@ -227,71 +300,27 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
 
     out: int64 [n_pairs, N_COLUMNS], see `align/choose.py`.
     """
-    key = np.empty((2 * n_pairs, MOST_PLACES), np.int64)
-    n_key = np.zeros(2 * n_pairs, np.int64)
-    bound = np.zeros(2 * n_pairs, np.int64)
-    _collect(reads, tables, 2 * n_pairs, key, n_key, bound)
+    chosen = np.empty((_RING + 1, LOOKED_UP), np.int64)
+    hashes = np.empty((_RING + 1, LOOKED_UP), np.uint64)
+    strands = np.empty((_RING + 1, LOOKED_UP), np.int64)
+    entries = np.empty((_RING + 1, LOOKED_UP), np.uint64)
+    key = np.empty((_RING + 1, MOST_PLACES), np.int64)
+    n_key, bound = np.zeros(_RING + 1, np.int64), np.zeros(_RING + 1, np.int64)
+    room = (
+        np.empty((2, MOST_PLACES), np.int64), np.zeros(2, np.float64), np.zeros(2, np.float64), np.zeros(2, np.int64),
+        np.empty((2, 32), np.uint64),
+    )  # fmt: skip
     settled = 0
-    penalty = np.empty((2, MOST_PLACES), np.int64)
-    mass, nearest, rival = np.zeros(2, np.float64), np.zeros(2, np.float64), np.zeros(2, np.int64)
-    marks = np.empty((2, 32), np.uint64)
-    for p in range(n_pairs):
-        out[p, STATUS] = UNPLACED
-        n1, n2 = n_key[2 * p], n_key[2 * p + 1]
-        length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
-        if length1 == 0 or length2 == 0:
-            r = 2 * p + (1 if length1 == 0 else 0)
-            if len(tables.is_alt) + tables.circular[1] > 0 and _is_special(p, tables, key, n1, n2):
-                continue
-            if _place_single(p, r, reads, tables, key, n_key[r], bound[r], out):
-                settled += 1
-            continue
-        if n1 == 0 or n2 == 0:
-            continue
-        if len(tables.is_alt) + tables.circular[1] > 0 and _is_special(p, tables, key, n1, n2):
-            continue
-        for mate in range(2):
-            for z in range(n_key[2 * p + mate]):
-                penalty[mate, z] = penalty_of_key(tables, reads, 2 * p + mate, key[2 * p + mate, z])
-        bi, bj, best, close = _best_pair(p, reads, key, n1, n2, penalty, insert)
-        if close and penalty[0, bi] <= WORST_PENALTY and penalty[1, bj] <= WORST_PENALTY:  # (3)
-            _close_gaps(p, reads, tables, key, n_key, bi, bj, penalty, marks)
-            bi, bj, best, close = _best_pair(p, reads, key, n1, n2, penalty, insert)
-        if bi < 0 or penalty[0, bi] > WORST_PENALTY or penalty[1, bj] > WORST_PENALTY:
-            continue
-        margin = bound[2 * p] + bound[2 * p + 1] - best
-        for mate in range(2):
-            own = key[2 * p + mate, bi if mate == 0 else bj] >> 1
-            mass[mate], rival[mate], nearest[mate] = 0.0, NO_RIVAL, float(NO_RIVAL)
-            for z in range(n_key[2 * p + mate]):
-                if abs((key[2 * p + mate, z] >> 1) - own) > SAME_PLACE:
-                    margin = min(margin, min(penalty[mate, z], ONE_GAP) + bound[2 * p + 1 - mate] - best)
-                    rival[mate] = min(rival[mate], penalty[mate, z])
-        if margin < MARGIN:  # (2)
-            continue
-        if n1 * n2 > 1:
-            for i in range(n1):
-                for j in range(n2):
-                    size = insert_length(key[2 * p, i], key[2 * p + 1, j], length1, length2)
-                    if size < insert.low or size > insert.high:
-                        continue
-                    s = penalty[0, i] + penalty[1, j] + insert_penalty(size, insert) - best
-                    likelihood = likelihood_of(s) if s < NEGLIGIBLE else 0.0
-                    for mate in range(2):
-                        r, z, x = 2 * p + mate, i if mate == 0 else j, bi if mate == 0 else bj
-                        if abs((key[r, z] >> 1) - (key[r, x] >> 1)) > SAME_PLACE:
-                            mass[mate] += likelihood
-                            nearest[mate] = min(nearest[mate], s)
-        unseen = likelihood_of(20.0 + 0.5 * margin)
-        settled += 1
-        out[p, STATUS] = FAST
-        for mate in range(2):
-            x = bi if mate == 0 else bj
-            column = mate * MATE_COLUMNS
-            out[p, column + PLACE] = key[2 * p + mate, x] >> 1
-            out[p, column + STRAND] = key[2 * p + mate, x] & 1
-            quality = min(phred_of(mass[mate] + unseen), converted_cap(nearest[mate], False))
-            out[p, column + MAPQ] = np.int64(quality)
-            out[p, column + PENALTY] = penalty[mate, x]
-            out[p, column + RIVAL] = rival[mate]
+    for r in range(min(_GROUP, 2 * n_pairs)):
+        _ask(reads, tables, r, chosen, hashes, strands)
+    for first in range(0, 2 * n_pairs, _GROUP):
+        stop = min(first + _GROUP, 2 * n_pairs)
+        _find(tables, first, stop, chosen, hashes, entries)
+        for r in range(first, stop):
+            _collect(reads, tables, r, chosen, strands, entries, key, n_key, bound)
+        for p in range(first >> 1, stop >> 1):
+            for r in range(2 * p + _GROUP, min(2 * p + _GROUP + 2, 2 * n_pairs)):
+                _ask(reads, tables, r, chosen, hashes, strands)
+            out[p, STATUS] = UNPLACED
+            settled += _settle(p, reads, tables, insert, key, n_key, bound, room, out)
     return settled
