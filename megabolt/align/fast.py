@@ -111,7 +111,7 @@ def _collect(
 ) -> None:
     """The places that a few seeds of read r name, and the bound on all others, equation (1)."""
     row = r & _RING
-    found, last, sum_ = 0, -SEED, 0
+    found, last, sum_ = 0, np.int64(-SEED), 0
     for k in range(LOOKED_UP):
         position = np.int64(chosen[row, k])
         if position < 0:

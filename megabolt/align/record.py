@@ -25,12 +25,13 @@ from megabolt.compute.bits import (
     load_u32,
     load_u64,
     pack8,
+    prefetch,
     store_u16,
     store_u32,
     store_u64,
     trailing_zeros,
 )
-from megabolt.compute.jit import inline, kernel
+from megabolt.compute.jit import callee, kernel
 from megabolt.errors import InputFormatError, InternalError
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ NO_BASE_QUALITY = 2
 
 #: The low bit of each byte of a word.
 _BIT0 = U(0x0101010101010101)
+#: Pairs for which the cache is asked ahead for the reference.
+_AHEAD = 6
 _TOO_SMALL, _NAME_TOO_LONG, _BAD_CIGAR, _BAD_EXTRA = 1, 2, 3, 4
 
 
@@ -291,7 +294,7 @@ def _check(status: NDArray[np.int64], batch: PairBatch) -> None:
 # --- kernels: p = position in the output, i = pair, m = mate, r = 2 i + m, x = a further alignment ---
 
 
-@inline
+@callee
 def _put_number(out: Any, p: Any, value: Any) -> Any:
     """Decimal digits of a number >= 0; returns the next position."""
     digits = 1
@@ -307,7 +310,7 @@ def _put_number(out: Any, p: Any, value: Any) -> Any:
     return p + digits
 
 
-@inline
+@callee
 def _put_int_tag(out: Any, p: Any, first: Any, second: Any, value: Any) -> Any:
     """An integer tag in the smallest type that holds it."""
     out[np.uint64(p)] = np.uint8(first)
@@ -330,7 +333,7 @@ def _put_int_tag(out: Any, p: Any, first: Any, second: Any, value: Any) -> Any:
     return p + 3 + size
 
 
-@kernel("int64(int64, int64)")
+@callee
 def _bin_number(start: Any, stop: Any) -> Any:
     """BAM bin of [start, stop) (SAM specification 5.3)."""
     last = stop - 1
@@ -347,7 +350,7 @@ def _bin_number(start: Any, stop: Any) -> Any:
     return 0
 
 
-@kernel("int64(int64[:, ::1], int64)")
+@callee
 def _first_interval(intervals: NDArray[np.int64], position: Any) -> Any:
     """Index of the first interval that ends behind `position`."""
     low, high = 0, len(intervals)
@@ -360,7 +363,7 @@ def _first_interval(intervals: NDArray[np.int64], position: Any) -> Any:
     return low
 
 
-@inline
+@callee
 def _load_codes(text: NDArray[np.uint8], start: Any, length: Any, codes: NDArray[np.uint8]) -> None:
     """Base codes of `length` letters from codes[64] on, a block of zeros behind them."""
     for t in range(0, length, 64):
@@ -379,7 +382,7 @@ def _load_codes(text: NDArray[np.uint8], start: Any, length: Any, codes: NDArray
         tail[k] = np.uint8(0)
 
 
-@inline
+@callee
 def _reverse_codes(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8]) -> None:
     """Reverse complement of codes[64 : 64 + length] to out[64:], in whole blocks of 64."""
     for t in range(0, length, 64):
@@ -393,7 +396,7 @@ def _reverse_codes(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8]
         tail[k] = np.uint8(0)
 
 
-@inline
+@callee
 def _put_nibbles(codes: NDArray[np.uint8], first: Any, length: Any, out: NDArray[np.uint8], p: Any) -> None:
     """4-bit bases from base `first` on, each first one in the high half; writes up to 3 bytes too many."""
     for t in range(0, length, 8):
@@ -412,7 +415,7 @@ def _put_nibbles(codes: NDArray[np.uint8], first: Any, length: Any, out: NDArray
         out[np.uint64(p + (length >> 1))] &= np.uint8(0xF0)
 
 
-@inline
+@callee
 def _put_qualities(
     text: NDArray[np.uint8], start: Any, length: Any, reverse: Any, out: NDArray[np.uint8], p: Any
 ) -> Any:
@@ -444,7 +447,7 @@ def _put_qualities(
     return min(np.int64(total & U(0xFFFFFFFF)) + np.int64(total >> U(32)), np.int64(MAX_QUALITY_SUM))
 
 
-@kernel("uint64(int64, int64, int64, uint8[::1], int64[:, ::1], int64)")
+@callee
 def _unknown_bases(
     position: Any,
     count: Any,
@@ -467,7 +470,7 @@ def _unknown_bases(
     return found
 
 
-@kernel("uint8(uint64[::1], int64, int64[:, ::1], int64)")
+@callee
 def _reference_letter(packed: NDArray[np.uint64], position: Any, intervals: NDArray[np.int64], interval: Any) -> Any:
     """ASCII letter of one reference base; `interval` is the first that may hold it."""
     j = interval
@@ -485,7 +488,7 @@ def _reference_letter(packed: NDArray[np.uint64], position: Any, intervals: NDAr
     return np.uint8(84)
 
 
-@inline
+@callee
 def _put_cigar_text(out: NDArray[np.uint8], p: Any, cigar: NDArray[np.uint32], n_cigar: Any) -> Any:
     """CIGAR as text; returns the next position."""
     for k in range(n_cigar):
@@ -514,7 +517,7 @@ def _put_cigar_text(out: NDArray[np.uint8], p: Any, cigar: NDArray[np.uint32], n
     return p
 
 
-@kernel("int64(uint32[::1], int64, int64[::1])")
+@callee
 def _measure(cigar: NDArray[np.uint32], n_cigar: Any, lengths: NDArray[np.int64]) -> Any:
     """The reference span; lengths becomes (read bases, leading clip, trailing clip, deleted bases)."""
     query = np.int64(0)
@@ -549,7 +552,7 @@ def _measure(cigar: NDArray[np.uint32], n_cigar: Any, lengths: NDArray[np.int64]
     return span
 
 
-@inline
+@callee
 def _put_md(
     out: NDArray[np.uint8],
     p: Any,
@@ -621,7 +624,7 @@ def _put_md(
     return _put_number(out, p, matched)
 
 
-@kernel("uint64(int64, int64, int64, int64, int64, int64, int64)")
+@callee
 def _end_signature(offset: Any, contig: Any, start: Any, span: Any, leading: Any, trailing: Any, reverse: Any) -> Any:
     """Unclipped 5' end of a read and its strand: see RecordChunk.signature."""
     end = start + span - 1 + trailing if reverse != 0 else start - leading
@@ -630,10 +633,7 @@ def _end_signature(offset: Any, contig: Any, start: Any, span: Any, leading: Any
     return (U(place) << U(1)) | U(reverse)
 
 
-@kernel(
-    "int64(int64, int64, int64, uint8[::1], int32[::1], int32[::1], uint8[::1], uint32[:, ::1],"
-    " int32[::1], uint8[::1], int64, uint64[::1], int64[::1], int64[:, ::1], int64[:, ::1])"
-)
+@callee
 def _measure_extra(
     first: Any,
     last: Any,
@@ -696,11 +696,7 @@ def _measure_extra(
     return n_records if n_records <= RECORDS_PER_READ else 0
 
 
-@kernel(
-    "int64(uint8[::1], int64, int64, int64, int64, uint8[::1], int32[::1], int32[::1], uint8[::1], uint8[::1],"
-    " uint32[:, ::1], int32[::1], int64[:, ::1], int64, int64, int64, int64, int64, uint32[::1], int64,"
-    " uint8[::1], int64[::1])"
-)
+@callee
 def _put_places(
     out: NDArray[np.uint8],
     p: Any,
@@ -775,15 +771,8 @@ def _put_places(
     return p
 
 
-@kernel(
-    "void(int64, int64, uint8[::1], uint8[::1], int64[:, ::1], int64[:, ::1], uint8[::1], int32[::1], int32[::1],"
-    " uint8[::1], uint8[::1], int32[::1], int32[::1], uint32[:, ::1], int32[::1], uint8[::1], int32[::1],"
-    " uint32[::1], int64[::1], uint8[::1], int32[::1], int32[::1], uint8[::1], uint8[::1], int32[::1], int32[::1],"
-    " uint32[:, ::1], int32[::1], uint8[::1], int64[::1], boolean, uint64[::1],"
-    " int64[::1], int64[:, ::1], uint8[::1], int64, int64, uint8[::1], int64[::1], uint64[::1], int64[::1],"
-    " uint64[:, ::1], int32[::1], int64[::1])"
-)
-def _build(
+@callee
+def _build_all(
     n_pairs: Any,
     n_mates: Any,
     text1: NDArray[np.uint8],
@@ -820,7 +809,6 @@ def _build(
     intervals: NDArray[np.int64],
     group: NDArray[np.uint8],
     group_length: Any,
-    longest: Any,
     out: NDArray[np.uint8],
     offsets: NDArray[np.int64],
     keys: NDArray[np.uint64],
@@ -828,16 +816,16 @@ def _build(
     signatures: NDArray[np.uint64],
     quality_sums: NDArray[np.int32],
     status: NDArray[np.int64],
+    forward: NDArray[np.uint8],
+    backward: NDArray[np.uint8],
+    query: NDArray[np.uint64],
+    edits: NDArray[np.int64],
+    measures: NDArray[np.int64],
+    spans: NDArray[np.int64],
+    measured: NDArray[np.int64],
 ) -> None:
-    width = ((longest + 63) & ~63) + 192  # 64 bytes before the first base, a block and a half behind the last
-    forward = np.zeros(width, np.uint8)
-    backward = np.zeros(width, np.uint8)
-    query = np.zeros(width // 32 + 2, np.uint64)
-    edits = np.zeros(1, np.int64)
-    measures = np.zeros((2, 4), np.int64)  # of the two mates: see _measure
-    spans = np.zeros(2, np.int64)
+    """All records: what `_build` does, without counting references to arrays (see `compute.jit.callee`)."""
     n_extra = len(extra_read)
-    measured = np.zeros((n_extra, 6), np.int64)  # of the further alignments: see _measure_extra
     max_cigar = cigar.shape[1]
     room = len(out) - PADDING
     longest_name = np.int64(0)
@@ -847,6 +835,12 @@ def _build(
     p = np.int64(0)
     n = np.int64(0)
     for i in range(n_pairs):
+        if i + _AHEAD < n_pairs:
+            for r in range(2 * (i + _AHEAD), 2 * (i + _AHEAD) + n_mates):
+                if mapped[r] != 0 and contig[r] >= 0:
+                    word = (contig_offset[np.uint64(contig[r])] + start[r]) >> 5
+                    prefetch(packed, np.int64(word))
+                    prefetch(packed, np.int64(word + 5))
         for m in range(n_mates):
             r = 2 * i + m
             spans[m] = 0
@@ -1115,3 +1109,112 @@ def _build(
     if last != n_extra:
         status[0] = _BAD_EXTRA
         status[1] = extra_read[last]
+
+
+@kernel(
+    "void(int64, int64, uint8[::1], uint8[::1], int64[:, ::1], int64[:, ::1], uint8[::1], int32[::1], int32[::1],"
+    " uint8[::1], uint8[::1], int32[::1], int32[::1], uint32[:, ::1], int32[::1], uint8[::1], int32[::1],"
+    " uint32[::1], int64[::1], uint8[::1], int32[::1], int32[::1], uint8[::1], uint8[::1], int32[::1], int32[::1],"
+    " uint32[:, ::1], int32[::1], uint8[::1], int64[::1], boolean, uint64[::1],"
+    " int64[::1], int64[:, ::1], uint8[::1], int64, int64, uint8[::1], int64[::1], uint64[::1], int64[::1],"
+    " uint64[:, ::1], int32[::1], int64[::1])"
+)
+def _build(
+    n_pairs: Any,
+    n_mates: Any,
+    text1: NDArray[np.uint8],
+    text2: NDArray[np.uint8],
+    fields1: NDArray[np.int64],
+    fields2: NDArray[np.int64],
+    mapped: NDArray[np.uint8],
+    contig: NDArray[np.int32],
+    start: NDArray[np.int32],
+    reverse: NDArray[np.uint8],
+    mapq: NDArray[np.uint8],
+    score: NDArray[np.int32],
+    second_score: NDArray[np.int32],
+    cigar: NDArray[np.uint32],
+    n_cigar: NDArray[np.int32],
+    proper: NDArray[np.uint8],
+    trimmed: NDArray[np.int32],
+    alt_ratio: NDArray[np.uint32],
+    extra_read: NDArray[np.int64],
+    extra_kind: NDArray[np.uint8],
+    extra_contig: NDArray[np.int32],
+    extra_start: NDArray[np.int32],
+    extra_reverse: NDArray[np.uint8],
+    extra_mapq: NDArray[np.uint8],
+    extra_score: NDArray[np.int32],
+    extra_second_score: NDArray[np.int32],
+    extra_cigar: NDArray[np.uint32],
+    extra_n_cigar: NDArray[np.int32],
+    names: NDArray[np.uint8],
+    name_bounds: NDArray[np.int64],
+    soft_clip: Any,
+    packed: NDArray[np.uint64],
+    contig_offset: NDArray[np.int64],
+    intervals: NDArray[np.int64],
+    group: NDArray[np.uint8],
+    group_length: Any,
+    longest: Any,
+    out: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    ordinals: NDArray[np.int64],
+    signatures: NDArray[np.uint64],
+    quality_sums: NDArray[np.int32],
+    status: NDArray[np.int64],
+) -> None:
+    width = ((longest + 63) & ~63) + 192  # 64 bytes before the first base, a block and a half behind the last
+    _build_all(
+        n_pairs,
+        n_mates,
+        text1,
+        text2,
+        fields1,
+        fields2,
+        mapped,
+        contig,
+        start,
+        reverse,
+        mapq,
+        score,
+        second_score,
+        cigar,
+        n_cigar,
+        proper,
+        trimmed,
+        alt_ratio,
+        extra_read,
+        extra_kind,
+        extra_contig,
+        extra_start,
+        extra_reverse,
+        extra_mapq,
+        extra_score,
+        extra_second_score,
+        extra_cigar,
+        extra_n_cigar,
+        names,
+        name_bounds,
+        soft_clip,
+        packed,
+        contig_offset,
+        intervals,
+        group,
+        group_length,
+        out,
+        offsets,
+        keys,
+        ordinals,
+        signatures,
+        quality_sums,
+        status,
+        np.zeros(width, np.uint8),  # the read's codes
+        np.zeros(width, np.uint8),  # those of its reverse complement
+        np.zeros(width // 32 + 2, np.uint64),
+        np.zeros(1, np.int64),
+        np.zeros((2, 4), np.int64),  # of the two mates: see _measure
+        np.zeros(2, np.int64),
+        np.zeros((len(extra_read), 6), np.int64),  # of the further alignments: see _measure_extra
+    )
