@@ -28,6 +28,8 @@ _READ_BYTES = 1 << 20
 #: Inflated bytes of one task: some milliseconds of work.
 _RUN_BYTES = 1 << 22
 _MAGIC = b"\x1f\x8b\x08\x04"
+#: Length of the extra field, BC and its length, where BC stands alone.
+_ONLY_SIZE = b"\x06\0BC\x02\0"
 _RAW_DEFLATE = -15
 _LARGEST_BLOCK = 1 << 16
 _ADVICE = "The file is damaged: copy or download it again and compare its checksum."
@@ -209,7 +211,10 @@ class BgzfStream:
         begun: list[tuple[int, int, int]] = []
         i, size = 0, 0
         while i < len(piece):
-            n, head = block_size(piece, i)
+            if piece[i : i + 4] == _MAGIC and piece[i + 10 : i + 16] == _ONLY_SIZE:  # as nearly all writers have it
+                n, head = int.from_bytes(piece[i + 16 : i + 18], "little") + 1, 18
+            else:
+                n, head = block_size(piece, i)
             if n == 0 or (n > 0 and i + n > len(piece)):
                 break
             if n < 0 or n < head + 8:

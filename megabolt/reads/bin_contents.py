@@ -142,11 +142,11 @@ class BinContents:
         opened = [Slab(int(row[START]), int(row[CURSOR]), int(row[N_OPEN]), 0)] if row[START] >= 0 else []
         return self.closed[k] + opened
 
-    def free(self, k: int) -> None:
-        """Forget bin k's records; memory and disk go to the system."""
+    def free(self, k: int, *, to_system: bool = True) -> None:
+        """Forget bin k's records; the disk goes to the system, the memory if wanted."""
         self.close_open(k)
         slabs = self.take_closed(k, len(self.closed[k]))
-        self.arena.release([slab.start for slab in slabs], to_system=True)
+        self.arena.release([slab.start for slab in slabs], to_system=to_system)
         for piece in self.pieces[k]:
             self.open_file().forget(piece.frame)
         self.pieces[k].clear()

@@ -247,11 +247,11 @@ class BinStore:
         self._leave(part)
         return block
 
-    def _leave(self, part: Part) -> None:
+    def _leave(self, part: Part, *, to_system: bool = True) -> None:
         with self._lock:
             self._parts_left[part.bin] -= 1
             if self._parts_left[part.bin] == 0:
-                self._contents.free(part.bin)
+                self._contents.free(part.bin, to_system=to_system)
 
     def order_of(self, part: Part, pool: BufferPool, *, remove: bool = False) -> SortedPart:
         """The order of the own records of a part of `parts()`, which stay where they are until `forget`.
@@ -283,7 +283,7 @@ class BinStore:
         """The records of a part have been taken; the bin is freed with its last part. Safe for threads."""
         if ordered.borrowed:
             pool.give_back(ordered.data)
-        self._leave(ordered.part)
+        self._leave(ordered.part, to_system=False)  # nobody wants it, and slab by slab it would break up huge pages
 
     def piece_filler(self, size: int) -> PieceFiller:
         """What fills pieces of `size` bytes with records that are marked as duplicates where they are."""

@@ -18,14 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.call.engine import ChunkCalls
+from megabolt.call.engine import MARGIN, ChunkCalls
+from megabolt.call.reads import MAX_SPAN
 from megabolt.call.reference_confidence import join_reference_blocks
 from megabolt.errors import InternalError
 from megabolt.formats.fasta import Contig
 from megabolt.formats.vcf import NON_REF, VcfRecord, write_vcf
 from megabolt.privacy.consent import Permit
-from megabolt.reads.bins import BIN_BASES
+from megabolt.reads.bins import BIN_BASES, HALO
 from megabolt.workflow.metrics import CallCounts
+
+if MARGIN + MAX_SPAN > HALO:
+    raise InternalError(f"a bin's halo of {HALO} bases is less than the caller's margin and a read's span")
 
 CHUNK_BASES = BIN_BASES
 #: A chunk's records may begin this far behind its end, a later chunk's this far before its start.

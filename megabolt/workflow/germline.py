@@ -14,22 +14,23 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megabolt.align.options import AlignOptions
-from megabolt.call.engine import CallOptions
 from megabolt.compute.backend import Backend
 from megabolt.errors import InputFormatError, OutputError, UsageError
 from megabolt.formats.bam import BamHeader, BamReader, CramReader, check_contigs, open_reads
 from megabolt.privacy.consent import ALIGNMENT, GERMLINE_CALLING, authorize
 from megabolt.reads.existing import ExistingReads
-from megabolt.workflow.align_job import Aligner
 from megabolt.workflow.metrics import write_metrics
 from megabolt.workflow.processing import DEFAULT_PROCESSING, Processing
 from megabolt.workflow.read_groups import header_groups
-from megabolt.workflow.read_input import ReadInput
 from megabolt.workflow.sample_job import SampleJob, command_line
 from megabolt.workflow.sweep import Calling, call_file
+
+if TYPE_CHECKING:
+    from megabolt.workflow.align_job import Aligner
+    from megabolt.workflow.read_input import ReadInput
 
 __all__ = ["JobSummary", "command_line", "run_align", "run_call", "run_germline", "run_markdup", "sample_of"]
 
@@ -105,6 +106,8 @@ def run_germline(
     ResourceError
         Too little memory or disk; nothing is left behind.
     """
+    from megabolt.call.engine import CallOptions
+
     permit = authorize(sample, GERMLINE_CALLING, open_data=open_data, audit_log=audit_log)
     _make_folder(outdir)
     with SampleJob(
@@ -263,6 +266,8 @@ def run_call(
     InputFormatError
         Another reference's BAM, or one of several samples.
     """
+    from megabolt.call.engine import CallOptions
+
     permit = authorize(bam.stem, GERMLINE_CALLING, open_data=open_data, audit_log=audit_log)
     with SampleJob(
         reference=reference, sample=bam.stem, threads=threads, memory=memory, permit=permit,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the jobs of one sample share: permit, index, memory, scratch, clock, and the steps in their order.
 
-Used by `workflow/germline.py`. Scratch is opened when memory is full for the first time and goes with the job.
+Used by `workflow/germline.py`. What only some jobs need is imported by them: all of it takes half a second.
+Scratch is opened when memory is full for the first time and goes with the job.
 """
 
 from __future__ import annotations
@@ -15,49 +16,42 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megabolt import __version__
-from megabolt.align.engine import InsertSize
-from megabolt.align.index import Index, index_path, open_index
-from megabolt.align.options import AlignOptions
-from megabolt.call.engine import CallOptions
 from megabolt.errors import InternalError, ResourceError
 from megabolt.formats.bam import BamHeader, BamWriter
 from megabolt.formats.bed import read_bed
 from megabolt.formats.fasta import Contig, Reference, read_fasta
 from megabolt.formats.lane import STANDARD_INPUT
 from megabolt.formats.output import output_error
-from megabolt.metrics import Collector, GroupInfo, read_sections, write_all
 from megabolt.privacy.consent import Permit
 from megabolt.reads.bins import PAIR_SHIFT, BinStore
 from megabolt.reads.duplicates.finder import DuplicateFinder, Duplicates
 from megabolt.reads.duplicates.metrics import write_duplication_metrics
 from megabolt.reads.existing import ExistingReads
 from megabolt.reads.scratch import Frame, Scratch, SpillFile, check_disk, disk_needed, leftovers
-from megabolt.recalibrate import (
-    Applier,
-    Counter,
-    CountOptions,
-    GroupMap,
-    fit,
-    read_known_sites,
-    write_report,
-)
-from megabolt.recalibrate.plots import quality_data
-from megabolt.workflow.align_job import Aligner, align_reads
-from megabolt.workflow.call_job import CallSink, VcfStream
 from megabolt.workflow.clock import Clock
 from megabolt.workflow.metrics import versions
 from megabolt.workflow.processing import Processing
 from megabolt.workflow.read_groups import ReadGroup
-from megabolt.workflow.read_input import OpenedReads, ReadInput
-from megabolt.workflow.recalibrate_job import Covariates, count_bins
 from megabolt.workflow.remark_job import take_records
 from megabolt.workflow.sweep import Calling, Targets, Touch, sweep
+
+if TYPE_CHECKING:
+    from megabolt.align.engine import InsertSize
+    from megabolt.align.index import Index
+    from megabolt.align.options import AlignOptions
+    from megabolt.call.engine import CallOptions
+    from megabolt.metrics import Collector
+    from megabolt.recalibrate import Applier
+    from megabolt.workflow.align_job import Aligner
+    from megabolt.workflow.call_job import CallSink
+    from megabolt.workflow.read_input import OpenedReads, ReadInput
+    from megabolt.workflow.recalibrate_job import Covariates
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +132,8 @@ class SampleJob:
 
     def open(self, targets: Path | None) -> None:
         """Map the index, read the targets."""
+        from megabolt.align.index import open_index
+
         with self.clock.stage("open the index"):
             self._index = open_index(self.reference)
             if targets is not None:
@@ -152,6 +148,8 @@ class SampleJob:
 
     def open_genome(self) -> Reference:
         """The reference, for those who do not align: its index if there is one, else the FASTA in memory."""
+        from megabolt.align.index import index_path, open_index
+
         with self.clock.stage("open the reference"):
             if index_path(self.reference).exists():
                 self._index = open_index(self.reference)
@@ -191,6 +189,8 @@ class SampleJob:
 
     def align(self, reads: OpenedReads, options: AlignOptions, aligner: Aligner | None, has_umis: bool) -> BinStore:
         """Align all reads into bins and decide on duplicates."""
+        from megabolt.workflow.align_job import align_reads
+
         store = self._store(self.index.contigs, PAIR_SHIFT)
         finder = self._finder([group.library for group in reads.read_groups], has_umis)
         with self.clock.stage("align"):
@@ -297,6 +297,18 @@ class SampleJob:
         """
         if not self.processing.known_sites:
             return
+        from megabolt.recalibrate import (
+            Applier,
+            Counter,
+            CountOptions,
+            GroupMap,
+            fit,
+            read_known_sites,
+            write_report,
+        )
+        from megabolt.recalibrate.plots import quality_data
+        from megabolt.workflow.recalibrate_job import Covariates, count_bins
+
         with self.clock.stage("recalibrate"):
             known = read_known_sites(self.processing.known_sites, genome.contigs)
             rows = GroupMap.of_lines(groups)
@@ -318,6 +330,8 @@ class SampleJob:
 
     def collect(self, groups: Sequence[ReadGroup], contigs: Sequence[Contig], genome: Reference | None) -> None:
         """Count metrics in pass 2."""
+        from megabolt.metrics import Collector, GroupInfo
+
         infos = [GroupInfo(one.read_group, one.sample, one.library, one.unit) for one in groups]
         self.collector = Collector(contigs, genome, self.targets, infos)
 
@@ -358,6 +372,8 @@ class SampleJob:
 
     def sink(self, stack: ExitStack, vcf: Path, gvcf: Path | None, options: CallOptions) -> CallSink:
         """The files of the calls; they appear when the stack is closed without an error."""
+        from megabolt.workflow.call_job import CallSink, VcfStream
+
         streams = [
             stack.enter_context(
                 VcfStream(
@@ -381,6 +397,8 @@ class SampleJob:
         """The files that MultiQC knows."""
         if self.collector is None:
             return []
+        from megabolt.metrics import write_all
+
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -402,6 +420,8 @@ class SampleJob:
         """All that was counted and timed, as it goes into S.metrics.json."""
         found: dict[str, Any] = {"sample": self.sample, "reference": self.reference.name}
         if self.collector is not None:
+            from megabolt.metrics import read_sections
+
             found |= read_sections(self.collector.total(), self._depth_bases())
         if self.insert_sizes:
             found.setdefault("insert_size", {})["learnt"] = [
@@ -410,6 +430,8 @@ class SampleJob:
         if self.duplicates is not None:
             found["libraries"] = [_library_section(one) for one in self.duplicates.metrics]
         if self._afterwards is not None:
+            from megabolt.recalibrate.plots import quality_data
+
             after = quality_data(self._afterwards.total())
             found["recalibration"] = {"before": self._qualities, "after": after}
         if sink is not None:

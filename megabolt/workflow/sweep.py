@@ -16,29 +16,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.call.engine import MARGIN, CallOptions, ChunkCalls, call_chunk
-from megabolt.call.reads import MAX_SPAN
 from megabolt.errors import InternalError
 from megabolt.formats.bam import RecordBlock
 from megabolt.formats.bgzf import BATCH_BYTES, compress_batch
 from megabolt.formats.fasta import Reference
-from megabolt.metrics import Collector
 from megabolt.reads.arena import BufferPool
 from megabolt.reads.bins import FLAG_DUPLICATES, HALO, NO_TAG, BinBlock, BinStore, Finish, Part, Region
 from megabolt.reads.pieces import FilledPiece, Piece, SortedPart, cut
-from megabolt.recalibrate import Applier, keep_original_qualities
-from megabolt.workflow.call_job import CallSink, Chunk, chunks_of
 from megabolt.workflow.clock import Clock
 from megabolt.workflow.ordered import Room, in_order, worker_pool
-from megabolt.workflow.recalibrate_job import Covariates
 
-if MARGIN + MAX_SPAN > HALO:
-    raise InternalError(f"a bin's halo of {HALO} bases is less than the caller's margin and a read's span")
+if TYPE_CHECKING:  # a job that does not call does not load the caller
+    from megabolt.call.engine import CallOptions, ChunkCalls
+    from megabolt.metrics import Collector
+    from megabolt.recalibrate import Applier
+    from megabolt.workflow.call_job import CallSink, Chunk
+    from megabolt.workflow.recalibrate_job import Covariates
 
 Targets = Sequence[NDArray[np.int64]] | None
 
@@ -221,6 +219,7 @@ def _write(
 
 def call_file(reader: ReadSource, calling: Calling, *, threads: int, clock: Clock) -> None:
     """Call the records of a file, chunk by chunk in the order of the genome."""
+    from megabolt.workflow.call_job import chunks_of
 
     def call(chunk: Chunk) -> tuple[Chunk, ChunkCalls]:
         with clock.work("read"):
@@ -237,6 +236,8 @@ def call_file(reader: ReadSource, calling: Calling, *, threads: int, clock: Cloc
 
 
 def _call_records(records: RecordBlock, chunk: Chunk, calling: Calling, clock: Clock) -> ChunkCalls:
+    from megabolt.call.engine import ChunkCalls, call_chunk
+
     if len(records.offsets) == 1 and not calling.gvcf:
         return ChunkCalls([])
     with clock.work("call"):
@@ -291,6 +292,8 @@ class _Sweep:
             return block
         with self._clock.work("recalibrate"):
             if self._touch.applier.options.keep_original:
+                from megabolt.recalibrate import keep_original_qualities
+
                 longer = keep_original_qualities(block.records)
                 self._buffers.give_back(block.records.data)
                 block = replace(block, records=longer)
@@ -303,6 +306,8 @@ class _Sweep:
         chunks = []
         stretches = part.stretches(self._store.layout)
         if self._calling is not None:
+            from megabolt.workflow.call_job import chunks_of
+
             for region, start, stop in stretches:
                 for chunk in chunks_of(region.contig, start, stop, self._calling.options.targets):
                     chunks.append((chunk, pool.submit(self._call, block, region, chunk)))
