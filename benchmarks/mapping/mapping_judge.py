@@ -254,12 +254,14 @@ def paired_difference(mine: Rows, theirs: Rows) -> tuple[float, float, float]:
 def calibration(mapq: NDArray[np.int16], right: Rows, beaten: Rows) -> list[dict[str, Any]]:
     """Observed and promised error by bin of MAPQ, of the mapped reads given.
 
-    `wrong_beaten`: those of the wrong reads that another place explains better. `over`: enough reads and more than
-    twice the promised error; `sure`: so is the lower end of its interval.
+    Reads that another place explains better (`beaten`) are counted apart, as they are in the table of right places;
+    ties are not. `observed_all`: the error with the beaten ones. `over`: enough reads and more than twice the
+    promised error; `sure`: so is the lower end of its interval.
     """
     table = []
     for low, above in zip(MAPQ_BINS, (*MAPQ_BINS[1:], 256)):
-        here = (mapq >= low) & (mapq < above)
+        every = (mapq >= low) & (mapq < above)
+        here = every & ~beaten
         n = int(here.sum())
         if n == 0:
             continue
@@ -272,8 +274,10 @@ def calibration(mapq: NDArray[np.int16], right: Rows, beaten: Rows) -> list[dict
                 "high": min(above - 1, int(mapq[here].max())),
                 "n": n,
                 "wrong": wrong,
-                "wrong_beaten": int((here & ~right & beaten).sum()),
+                "beaten": int((every & beaten).sum()),
+                "wrong_beaten": int((every & beaten & ~right).sum()),
                 "observed": wrong / n,
+                "observed_all": float((every & ~right).sum() / every.sum()),
                 "interval": interval,
                 "promised": promised,
                 "over": n >= ENOUGH and wrong / n > 2 * promised,

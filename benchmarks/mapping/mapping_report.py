@@ -172,7 +172,8 @@ def _calibration_rows(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         mark = "  << certainly" if row["sure"] else ("  << by the count" if row["over"] else "")
         yield (
             f"  MAPQ {row['low']:>2}-{row['high']:<3} n {row['n']:>8} wrong {row['wrong']:>6}"
-            f" ({row['wrong_beaten']} beaten) observed {row['observed']:.2e} promised {row['promised']:.2e}{mark}"
+            f" observed {row['observed']:.2e} promised {row['promised']:.2e}; beaten {row['beaten']},"
+            f" wrong {row['wrong_beaten']}, observed with them {row['observed_all']:.2e}{mark}"
         )
 
 
@@ -214,18 +215,18 @@ def markdown(result: dict[str, Any]) -> str:
             str(told["unmapped"]),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "### Calibration, all reads", ""]
+    lines += ["", "### Calibration", ""]
     lines += [
-        "| aligner | MAPQ | reads | wrong | of these beaten | observed error | promised | |",
-        "|---|---|---|---|---|---|---|---|",
+        "| aligner | MAPQ | reads | wrong | observed error | promised | | beaten reads | wrong | observed with them |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for tool, entry in result["tools"].items():
         for row in entry["calibration"]:
             mark = "more than twice" if row["sure"] else ("more than twice, by the count" if row["over"] else "")
             span = f"{row['low']}" if row["low"] == row["high"] else f"{row['low']}-{row['high']}"
             lines.append(
-                f"| {tool} | {span} | {row['n']} | {row['wrong']} | {row['wrong_beaten']} | {row['observed']:.2e} |"
-                f" {row['promised']:.2e} | {mark} |"
+                f"| {tool} | {span} | {row['n']} | {row['wrong']} | {row['observed']:.2e} | {row['promised']:.2e} |"
+                f" {mark} | {row['beaten']} | {row['wrong_beaten']} | {row['observed_all']:.2e} |"
             )
     lines += ["", "### ROC over MAPQ, reads whose true place is the only best one", ""]
     lines += [

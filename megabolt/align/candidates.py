@@ -77,6 +77,7 @@ class Candidates(NamedTuple):
     key: Any  # int64 [2, MOST_CANDIDATES], place << 1 | strand
     votes: Any  # int64, seeds that name it
     penalty: Any  # int64, dB
+    gapped: Any  # int64, 1 if the penalty is that of an alignment with a gap
     n: Any  # int64 [2]
     slot: Any  # int64 [2, 2^_HASH_BITS], candidate of a hash slot, valid where stamp agrees
     stamp: Any
@@ -107,6 +108,7 @@ def allocate_candidates() -> Any:
         np.empty(shape, np.int64),
         np.empty(shape, np.int64),
         np.empty(shape, np.int64),
+        np.empty(shape, np.int64),
         np.zeros(2, np.int64),
         np.zeros(slots, np.int64),
         np.zeros(slots, np.int64),
@@ -134,14 +136,17 @@ def allocate_seeds() -> Any:
 
 
 @callee
-def _add(c: Any, mate: Any, key: Any, votes: Any, stamp: Any) -> None:
-    """Note a candidate, or add to its votes. `stamp` is the pair's: slots of other pairs are empty."""
+def _add(c: Any, mate: Any, key: Any, votes: Any, stamp: Any) -> Any:
+    """Note a candidate, or add to its votes; returns its number, -1 if there is no room.
+
+    `stamp` is the pair's: slots of other pairs are empty.
+    """
     h = np.int64((U(key) * U(0x9E3779B97F4A7C15)) >> U(64 - _HASH_BITS))
     while c.stamp[mate, h] == stamp:
         z = c.slot[mate, h]
         if c.key[mate, z] == key:
             c.votes[mate, z] += votes
-            return
+            return z
         h = (h + 1) & ((1 << _HASH_BITS) - 1)
     z = c.n[mate]
     if z < MOST_CANDIDATES:
@@ -149,7 +154,10 @@ def _add(c: Any, mate: Any, key: Any, votes: Any, stamp: Any) -> None:
         c.slot[mate, h] = z
         c.key[mate, z] = key
         c.votes[mate, z] = votes
+        c.penalty[mate, z] = FAR
         c.n[mate] = z + 1
+        return z
+    return -1
 
 
 @callee
@@ -403,7 +411,7 @@ def verify(c: Any, mate: Any, first: Any, best: Any, r: Any, reads: Any, tables:
             prefetch(tables.reference, (c.key[mate, z + 8] >> 1) >> 5)
             prefetch(tables.reference, ((c.key[mate, z + 8] >> 1) >> 5) + 4)
         x = penalty_of_key(tables, reads, r, c.key[mate, z])
-        c.penalty[mate, z] = x
+        c.penalty[mate, z], c.gapped[mate, z] = x, 0
         best = min(best, x)
         most_votes = max(most_votes, c.votes[mate, z])
     if reads.length[r] >= 32:
@@ -414,7 +422,8 @@ def verify(c: Any, mate: Any, first: Any, best: Any, r: Any, reads: Any, tables:
                 if c.votes[mate, z] == votes and c.penalty[mate, z] > GAP_FROM and done < GAP_RIVALS:
                     done += 1
                     x = penalty_with_gap_of_key(c.marks, tables, reads, r, c.key[mate, z], c.penalty[mate, z])
-                    c.penalty[mate, z] = x
+                    if x < c.penalty[mate, z]:
+                        c.penalty[mate, z], c.gapped[mate, z] = x, 1
                     best = min(best, x)
             votes -= 1
     return best
@@ -556,14 +565,15 @@ def rescue(
         else:
             start, stop = place - 50, place + insert.high - length_other
         found, cheapest = _scan(tables, reads, r, strand, start, stop)
-        if found < 0 or c.n[other] >= MOST_CANDIDATES:
+        if found < 0:
             continue
         key = (found << 1) | strand
+        ungapped = cheapest
         if cheapest > GAP_FROM and length_other >= 32:
             cheapest = penalty_with_gap_of_key(c.marks, tables, reads, r, key, cheapest)
-        before = c.n[other]
-        _add(c, other, key, ZERO, stamp)
-        if c.n[other] > before:
-            c.penalty[other, before] = cheapest
+        z_other = _add(c, other, key, ZERO, stamp)
+        # A place that is known may not have been among those whose gaps were looked for.
+        if z_other >= 0 and cheapest < c.penalty[other, z_other]:
+            c.penalty[other, z_other], c.gapped[other, z_other] = cheapest, np.int64(cheapest < ungapped)
             best_other = min(best_other, cheapest)
     return best_other

@@ -32,14 +32,15 @@ UNPLACED, FAST, CONCORDANT, DISCORDANT, LONE, SINGLE, QUEUED = range(7)
 #: Two places closer than this are one place, shifted by a gap.
 SAME_PLACE = 20
 #: dB of a pair that is not a proper one.
-DISCORDANT_PENALTY = 95.0
+DISCORDANT_PENALTY = 115.0
 #: dB of a clipped end, and of each base in it: what a random base is less likely than the one expected.
 CLIP_OPEN, CLIP_EXTEND = 30, 6
 #: A rival that is worse by more weighs nothing (dB).
 NEGLIGIBLE = 120.0
 #: MAPQ that a rival leaves to a pair and to a read alone if it is worse by CONVERTED_FROM dB, the price of one
-#: mismatch, or less; and how it rises with the rival's distance: see `converted_cap`.
-CONVERTED_PAIR, CONVERTED_ALONE, CONVERTED_FROM, CONVERTED_RISE = 20.3, 16.0, 34.0, 1.0 / 7.5
+#: mismatch, or less; and how it rises with the rival's distance: see `converted_cap`. CONVERTED_GAP: to a pair of which
+#: one place has a gap.
+CONVERTED_PAIR, CONVERTED_GAP, CONVERTED_ALONE, CONVERTED_FROM, CONVERTED_RISE = 20.3, 19.3, 16.0, 34.0, 1.0 / 7.5
 #: Pairs of places kept for the posterior.
 MOST_PAIRS = 8192
 
@@ -54,7 +55,7 @@ class Found(NamedTuple):
 
     key: Any  # int64 [2, n], place << 1 | strand
     penalty: Any  # int64, dB
-    span: Any  # int64, the part of the read that lies there: see `span_of`
+    span: Any  # int64, the part of the read that lies there, and whether it has a gap: see `span_of`, `mark_gap`
 
 
 @callee
@@ -64,14 +65,14 @@ def lot(name_hash: Any, key1: Any, key2: Any) -> Any:
 
 
 @inline
-def converted_cap(s: Any, alone: Any) -> Any:
-    """MAPQ that a rival leaves which is s dB worse than the place chosen.
+def converted_cap(s: Any, level: Any) -> Any:
+    """MAPQ that a rival leaves which is s dB worse than the place chosen. `level`: of CONVERTED_*.
 
     Copies of a sequence exchange stretches (gene conversion): the sample may carry the other copy's bases, whatever
     their number, which the differences alone do not say. Measured on the haplotypes of HG002: of reads whose rival is
-    worse by one, two, three mismatches 2 %, 0.6 %, 0.1 % belong to the rival.
+    worse by one, two, three mismatches 2 %, 0.6 %, 0.1 % belong to the rival. Where either place has a gap it is
+    more: the price of a gap says less about the sample than that of a mismatch.
     """
-    level = CONVERTED_ALONE if alone else CONVERTED_PAIR
     return level + CONVERTED_RISE * max(0.0, s - CONVERTED_FROM)
 
 
@@ -112,10 +113,34 @@ def span_of(start: Any, stop: Any) -> Any:
     return (start << 16) | stop
 
 
+@inline
+def mark_gap(span: Any, gapped: Any) -> Any:
+    """A span with the note whether (1 or 0) its alignment has a gap."""
+    return span | (gapped << 32)
+
+
+@inline
+def first_of(span: Any) -> Any:
+    """First base of a span."""
+    return (span >> 16) & 0xFFFF
+
+
+@inline
+def stop_of(span: Any) -> Any:
+    """The base behind a span."""
+    return span & 0xFFFF
+
+
+@inline
+def is_gapped(span: Any) -> Any:
+    """Whether the alignment of a span is noted to have a gap."""
+    return (span >> 32) != 0
+
+
 @callee
 def bases_of(span: Any) -> Any:
     """Number of bases in a span."""
-    return (span & 0xFFFF) - (span >> 16)
+    return stop_of(span) - first_of(span)
 
 
 @callee
@@ -127,7 +152,7 @@ def _is_rival(found: Any, mate: Any, i: Any, x: Any) -> Any:
     if abs((found.key[mate, i] >> 1) - (found.key[mate, x] >> 1)) <= SAME_PLACE:
         return False
     one, two = found.span[mate, i], found.span[mate, x]
-    shared = min(one & 0xFFFF, two & 0xFFFF) - max(one >> 16, two >> 16)
+    shared = min(stop_of(one), stop_of(two)) - max(first_of(one), first_of(two))
     return 2 * shared >= min(bases_of(one), bases_of(two))
 
 
@@ -244,7 +269,7 @@ def _write_mate(p: Any, mate: Any, x: Any, quality: Any, found: Any, n: Any, len
         if _is_rival(found, mate, i, x):
             rival = min(rival, found.penalty[mate, i])
     if status != CONCORDANT:
-        quality = min(quality, converted_cap(float(rival - own), True))
+        quality = min(quality, converted_cap(float(rival - own), CONVERTED_ALONE))
     out[p, column + PLACE] = found.key[mate, x] >> 1
     out[p, column + STRAND] = found.key[mate, x] & 1
     out[p, column + MAPQ] = np.int64(min(quality, 99.0))
@@ -288,17 +313,22 @@ def choose(
     elif n1 + n2 > 0:  # a mate without any place pays what an unseen place would cost it
         apart = lowest1 + context[BOUND2] if n1 > 0 else lowest2 + context[BOUND1]
     mass1, mass2, nearest1, nearest2 = 0.0, 0.0, float(NO_RIVAL), float(NO_RIVAL)
+    level1, level2 = CONVERTED_PAIR, CONVERTED_PAIR
     if bi >= 0 and best <= apart + 0.01:
         out[p, STATUS] = CONCORDANT
+        own_gap = is_gapped(found.span[0, bi]) or is_gapped(found.span[1, bj])
         for x in range(n_pairs):
             s = scores[x] - best
             likelihood = likelihood_of(s) if s < NEGLIGIBLE else 0.0
+            gap = own_gap or is_gapped(found.span[0, pairs[x, 0]]) or is_gapped(found.span[1, pairs[x, 1]])
             if (s < NEGLIGIBLE or s < nearest1) and _is_rival(found, ZERO, pairs[x, 0], bi):
                 mass1 += likelihood
-                nearest1 = min(nearest1, s)
+                if s < nearest1:
+                    nearest1, level1 = s, CONVERTED_GAP if gap else CONVERTED_PAIR
             if (s < NEGLIGIBLE or s < nearest2) and _is_rival(found, ONE, pairs[x, 1], bj):
                 mass2 += likelihood
-                nearest2 = min(nearest2, s)
+                if s < nearest2:
+                    nearest2, level2 = s, CONVERTED_GAP if gap else CONVERTED_PAIR
         # Either end may lie elsewhere, in a pair that is not proper.
         weight = likelihood_of(apart - best)
         rivals1, rivals2 = _rivals(found, ZERO, n1, bi, lowest1), _rivals(found, ONE, n2, bj, lowest2)
@@ -319,8 +349,8 @@ def choose(
             mass2 = _rivals(found, ONE, n2, bj, lowest2) + paired
     reached = min(best, apart)
     cap = _unseen_cap(context, lowest1, lowest2, reached)
-    quality1 = min(_added(phred_of(mass1), cap), converted_cap(nearest1, False))
-    quality2 = min(_added(phred_of(mass2), cap), converted_cap(nearest2, False))
+    quality1 = min(_added(phred_of(mass1), cap), converted_cap(nearest1, level1))
+    quality2 = min(_added(phred_of(mass2), cap), converted_cap(nearest2, level2))
     _write_mate(p, ZERO, bi, quality1, found, n1, length1, out)
     _write_mate(p, ONE, bj, quality2, found, n2, length2, out)
     return reached

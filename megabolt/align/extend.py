@@ -18,7 +18,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from megabolt.align.alignments import CIGAR_I, CIGAR_M, CIGAR_S, MAX_CIGAR, Alignments, ExtraAlignments
-from megabolt.align.candidates import ZERO
+from megabolt.align.candidates import ONE, ZERO
 from megabolt.align.choose import (
     CLIP_EXTEND,
     CLIP_OPEN,
@@ -32,6 +32,7 @@ from megabolt.align.choose import (
     RIVAL,
     STATUS,
     STRAND,
+    mark_gap,
     span_of,
 )
 from megabolt.align.packed import READS_TYPE, TABLES_TYPE, PackedReads, Tables
@@ -199,6 +200,7 @@ def _weigh_alignments(
         classes = reads.class_reverse if backward else reads.class_forward
         start, stop = np.int64(query_start[x]), np.int64(query_stop[x])
         total: Any = 0
+        gapped: Any = ZERO
         q: Any = start
         t: Any = np.int64(target_start[x])
         for i in range(n_cigar[x]):
@@ -212,6 +214,7 @@ def _weigh_alignments(
                 t += run
             else:
                 total += GAP_OPEN + GAP_EXTEND * run
+                gapped = ONE
                 if operation == np.uint32(CIGAR_I):
                     q += run
                 else:
@@ -220,7 +223,8 @@ def _weigh_alignments(
             if clipped > 0:
                 total += CLIP_OPEN + CLIP_EXTEND * clipped
         penalty[x] = total
-        span[x] = span_of(length - stop, length - start) if backward else span_of(start, stop)
+        covered = span_of(length - stop, length - start) if backward else span_of(start, stop)
+        span[x] = mark_gap(covered, gapped)
 
 
 def rescore(

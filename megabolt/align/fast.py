@@ -11,10 +11,12 @@ base by base. Any other place must differ from the read inside every resolved se
 
 The best concordant pair is accepted when the bounds leave no unseen place within MARGIN dB of it:
 
-    D = min(bound1 + bound2, rival1 + bound2, rival2 + bound1) - best >= MARGIN               (2)
+    D = min(bound1 + bound2, place1 + bound2, place2 + bound1) - best >= MARGIN               (2)
 
-where rival1, rival2 are the best other listed places of each mate. Ties among listed places are accepted too:
-they are known completely. Places are compared without gaps, but where a listed rival could come near with one,
+where place1, place2 are the best listed places of each mate. The pair's own are among them: in a tandem repeat one mate
+may lie a period away. (Rare; MAPQ counts with the D of rivals and of pairs elsewhere.) Ties among listed places are
+accepted too: they are known completely. Places are compared without gaps, but where a listed rival could come near with
+one,
 
     min(penalty1, ONE_GAP) + min(penalty2, ONE_GAP) + insert - best < MARGIN,                 (3)
 
@@ -31,6 +33,9 @@ from numpy.typing import NDArray
 
 from megabolt.align.candidates import FAR, ZERO, is_on_alt, penalty_with_gap_of_key
 from megabolt.align.choose import (
+    CONVERTED_ALONE,
+    CONVERTED_GAP,
+    CONVERTED_PAIR,
     FAST,
     MAPQ,
     MATE_COLUMNS,
@@ -175,7 +180,7 @@ def _place_single(p: Any, r: Any, reads: Any, tables: Any, key: Any, n: Any, bou
                 return False
             rival = min(rival, penalty)
             mass += likelihood_of(float(penalty - best))
-    quality = min(phred_of(mass), converted_cap(float(rival - best), True))
+    quality = min(phred_of(mass), converted_cap(float(rival - best), CONVERTED_ALONE))
     out[p, STATUS] = FAST
     for mate in range(2):
         column = mate * MATE_COLUMNS
@@ -220,22 +225,24 @@ def _best_pair(p: Any, reads: Any, key: Any, n1: Any, n2: Any, penalty: Any, ins
 
 @callee
 def _close_gaps(
-    p: Any, reads: Any, tables: Any, key: Any, n_key: Any, bi: Any, bj: Any, penalty: Any, marks: Any
+    p: Any, reads: Any, tables: Any, key: Any, n_key: Any, bi: Any, bj: Any, penalty: Any, gapped: Any, marks: Any
 ) -> None:
-    """Give the rivals of a pair their penalties with a gap."""
+    """Give the rivals of a pair their penalties with a gap, and note which have one."""
     for mate in range(2):
         r = 2 * p + mate
         row = r & _RING
         own = key[row, bi if mate == 0 else bj] >> 1
         for z in range(n_key[r & _RING]):
             if penalty[mate, z] > ONE_GAP and abs((key[row, z] >> 1) - own) > SAME_PLACE and reads.length[r] >= 32:
-                penalty[mate, z] = penalty_with_gap_of_key(marks, tables, reads, r, key[row, z], penalty[mate, z])
+                ungapped = penalty[mate, z]
+                penalty[mate, z] = penalty_with_gap_of_key(marks, tables, reads, r, key[row, z], ungapped)
+                gapped[mate, z] = penalty[mate, z] < ungapped
 
 
 @callee
 def _settle(p: Any, reads: Any, tables: Any, insert: Any, key: Any, n_key: Any, bound: Any, room: Any, out: Any) -> Any:
     """Place pair p if its seeds settle it; returns whether they do."""
-    penalty, mass, nearest, rival, marks = room
+    penalty, gapped, mass, nearest, level, rival, marks = room
     row1, row2 = 2 * p & _RING, (2 * p + 1) & _RING
     n1, n2 = n_key[row1], n_key[row2]
     length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
@@ -251,35 +258,40 @@ def _settle(p: Any, reads: Any, tables: Any, insert: Any, key: Any, n_key: Any, 
     for mate in range(2):
         for z in range(n_key[row1 + mate]):
             penalty[mate, z] = penalty_of_key(tables, reads, 2 * p + mate, key[row1 + mate, z])
+            gapped[mate, z] = False
     bi, bj, best, close = _best_pair(p, reads, key, n1, n2, penalty, insert)
     if close and penalty[0, bi] <= WORST_PENALTY and penalty[1, bj] <= WORST_PENALTY:  # (3)
-        _close_gaps(p, reads, tables, key, n_key, bi, bj, penalty, marks)
+        _close_gaps(p, reads, tables, key, n_key, bi, bj, penalty, gapped, marks)
         bi, bj, best, close = _best_pair(p, reads, key, n1, n2, penalty, insert)
     if bi < 0 or penalty[0, bi] > WORST_PENALTY or penalty[1, bj] > WORST_PENALTY:
         return False
     margin = bound[row1] + bound[row2] - best
+    beside = min(penalty[0, bi] + bound[row2], penalty[1, bj] + bound[row1]) - best
     for mate in range(2):
         own = key[row1 + mate, bi if mate == 0 else bj] >> 1
-        mass[mate], rival[mate], nearest[mate] = 0.0, NO_RIVAL, float(NO_RIVAL)
+        mass[mate], rival[mate], nearest[mate], level[mate] = 0.0, NO_RIVAL, float(NO_RIVAL), CONVERTED_PAIR
         for z in range(n_key[row1 + mate]):
             if abs((key[row1 + mate, z] >> 1) - own) > SAME_PLACE:
                 margin = min(margin, min(penalty[mate, z], ONE_GAP) + bound[row2 - mate] - best)
                 rival[mate] = min(rival[mate], penalty[mate, z])
-    if margin < MARGIN:  # (2)
+    if min(margin, beside) < MARGIN:  # (2)
         return False
     if n1 * n2 > 1:
+        own_gap = gapped[0, bi] or gapped[1, bj]
         for i in range(n1):
             for j in range(n2):
                 size = insert_length(key[row1, i], key[row2, j], length1, length2)
                 if size < insert.low or size > insert.high:
                     continue
                 s = penalty[0, i] + penalty[1, j] + insert_penalty(size, insert) - best
+                gap = own_gap or gapped[0, i] or gapped[1, j]
                 likelihood = likelihood_of(s) if s < NEGLIGIBLE else 0.0
                 for mate in range(2):
                     row, z, x = row1 + mate, i if mate == 0 else j, bi if mate == 0 else bj
                     if abs((key[row, z] >> 1) - (key[row, x] >> 1)) > SAME_PLACE:
                         mass[mate] += likelihood
-                        nearest[mate] = min(nearest[mate], s)
+                        if s < nearest[mate]:
+                            nearest[mate], level[mate] = s, CONVERTED_GAP if gap else CONVERTED_PAIR
     unseen = likelihood_of(20.0 + 0.5 * margin)
     out[p, STATUS] = FAST
     for mate in range(2):
@@ -287,7 +299,7 @@ def _settle(p: Any, reads: Any, tables: Any, insert: Any, key: Any, n_key: Any, 
         column = mate * MATE_COLUMNS
         out[p, column + PLACE] = key[row1 + mate, x] >> 1
         out[p, column + STRAND] = key[row1 + mate, x] & 1
-        quality = min(phred_of(mass[mate] + unseen), converted_cap(nearest[mate], False))
+        quality = min(phred_of(mass[mate] + unseen), converted_cap(nearest[mate], level[mate]))
         out[p, column + MAPQ] = np.int64(quality)
         out[p, column + PENALTY] = penalty[mate, x]
         out[p, column + RIVAL] = rival[mate]
@@ -307,8 +319,8 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
     key = np.empty((_RING + 1, MOST_PLACES), np.int64)
     n_key, bound = np.zeros(_RING + 1, np.int64), np.zeros(_RING + 1, np.int64)
     room = (
-        np.empty((2, MOST_PLACES), np.int64), np.zeros(2, np.float64), np.zeros(2, np.float64), np.zeros(2, np.int64),
-        np.empty((2, 32), np.uint64),
+        np.empty((2, MOST_PLACES), np.int64), np.empty((2, MOST_PLACES), np.bool_), np.zeros(2, np.float64),
+        np.zeros(2, np.float64), np.zeros(2, np.float64), np.zeros(2, np.int64), np.empty((2, 32), np.uint64),
     )  # fmt: skip
     settled = 0
     for r in range(min(_GROUP, 2 * n_pairs)):

@@ -24,7 +24,9 @@ from numba import types
 from numpy.typing import NDArray
 
 from megabolt.align.candidates import (
+    ANCHOR_WITHIN,
     FAR,
+    MOST_ANCHORS,
     MOST_WINDOWS,
     ONE,
     ZERO,
@@ -58,12 +60,14 @@ from megabolt.align.choose import (
     UNPLACED,
     Found,
     choose,
+    mark_gap,
     note_context,
     sort_by_key,
     span_of,
     unseen_margin,
 )
 from megabolt.align.packed import INSERT_TYPE, READS_TYPE, TABLES_TYPE, InsertSize, PackedReads, Tables
+from megabolt.align.verify import insert_length
 from megabolt.compute.jit import allocating_callee, callee, kernel
 
 #: Candidates further than this from the best are dropped before pairing.
@@ -73,10 +77,12 @@ SECOND_ROUND_MARGIN = 20.0
 #: Reads above this penalty are looked up by the inner bases of their seeds as well.
 CORES_FROM = 150
 #: Pairs above this penalty, and those that are not proper, are re-scored by the affine kernel; candidates it sees per
-#: mate, by penalty and by votes.
+#: mate, by penalty, by votes, and by penalty among those beside a good place of the other mate (long and several gaps
+#: are dear until they are aligned).
 POOR_PENALTY = 100.0
-QUEUE_BY_PENALTY, QUEUE_BY_VOTES = 12, 4
-QUEUE_PER_PAIR = 2 * (QUEUE_BY_PENALTY + QUEUE_BY_VOTES)
+BY_PENALTY, BY_VOTES, BESIDE = 0, 1, 2
+QUEUE_BY_PENALTY, QUEUE_BY_VOTES = 12, 4  # and QUEUE_BY_VOTES beside
+QUEUE_PER_PAIR = 2 * (QUEUE_BY_PENALTY + 2 * QUEUE_BY_VOTES)
 
 _INTS, _TABLE, _FLOATS = types.int64[::1], types.int64[:, ::1], types.float64[:, ::1]
 
@@ -111,7 +117,7 @@ def _keep(c: Any, mate: Any, best: Any, length: Any, found: Any) -> Any:
     for z in range(c.n[mate]):
         if c.penalty[mate, z] <= best + PRUNE:
             found.key[mate, kept], found.penalty[mate, kept] = c.key[mate, z], c.penalty[mate, z]
-            found.span[mate, kept] = span_of(ZERO, length)
+            found.span[mate, kept] = mark_gap(span_of(ZERO, length), c.gapped[mate, z])
             kept += 1
     sort_by_key(found, mate, kept)
     return kept
@@ -146,23 +152,40 @@ def _score(
 
 
 @callee
-def _enqueue(c: Any, mate: Any, r: Any, first: Any, queue_key: Any, queue_read: Any) -> Any:
-    """Put the cheapest and the best-voted candidates of a mate on the queue; returns how many."""
+def _is_beside(c: Any, mate: Any, z: Any, limit: Any, length: Any, length_other: Any, insert: Any) -> Any:
+    """Whether a candidate of a mate faces one of the other mate of at most `limit` dB, an insert away."""
+    looked_at = 0
+    for y in range(c.n[1 - mate]):
+        if c.penalty[1 - mate, y] <= limit and looked_at < MOST_ANCHORS:
+            looked_at += 1
+            size = insert_length(c.key[mate, z], c.key[1 - mate, y], length, length_other)
+            if insert.low <= size <= insert.high:
+                return True
+    return False
+
+
+@callee
+def _enqueue(
+    c: Any, mate: Any, r: Any, reads: Any, best_other: Any, insert: Any, first: Any, queue_key: Any, queue_read: Any
+) -> Any:
+    """Put the best candidates of a mate on the queue, of each kind; returns how many."""
     kept = ZERO
-    for kind in range(2):
-        for _ in range(QUEUE_BY_PENALTY if kind == 0 else QUEUE_BY_VOTES):
+    limit = best_other + ANCHOR_WITHIN
+    length, length_other = reads.length[r], reads.length[r ^ 1]
+    for kind in range(3):
+        for _ in range(QUEUE_BY_PENALTY if kind == BY_PENALTY else QUEUE_BY_VOTES):
             best = -1
             for z in range(c.n[mate]):
                 if c.votes[mate, z] < 0 or c.penalty[mate, z] == FAR:
                     continue
-                if best < 0:
+                better = best < 0
+                if not better and kind == BY_VOTES:
+                    better = c.votes[mate, z] > c.votes[mate, best]
+                elif not better:
+                    better = c.penalty[mate, z] < c.penalty[mate, best]
+                if better and (kind != BESIDE or _is_beside(c, mate, z, limit, length, length_other, insert)):
                     best = z
-                elif kind == 0:
-                    if c.penalty[mate, z] < c.penalty[mate, best]:
-                        best = z
-                elif c.votes[mate, z] > c.votes[mate, best]:
-                    best = z
-            if best < 0 or (kind == 1 and c.votes[mate, best] < 2):
+            if best < 0 or (kind == BY_VOTES and c.votes[mate, best] < 2):
                 break
             queue_key[first + kept] = c.key[mate, best]
             queue_read[first + kept] = r
@@ -250,8 +273,8 @@ def place_full(
         if out[p, STATUS] == LONE:
             poor = POOR_PENALTY < best[0] < FAR or POOR_PENALTY < best[1] < FAR
         if poor:
-            k1 = _enqueue(c, ZERO, 2 * p, n_entries, queue_key, queue_read)
-            k2 = _enqueue(c, ONE, 2 * p + 1, n_entries + k1, queue_key, queue_read)
+            k1 = _enqueue(c, ZERO, 2 * p, reads, best[1], insert, n_entries, queue_key, queue_read)
+            k2 = _enqueue(c, ONE, 2 * p + 1, reads, best[0], insert, n_entries + k1, queue_key, queue_read)
             queue_pairs[n_queued, 0], queue_pairs[n_queued, 1] = p, n_entries
             queue_pairs[n_queued, 2], queue_pairs[n_queued, 3] = k1, k2
             for i in range(N_CONTEXT):

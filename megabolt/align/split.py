@@ -28,7 +28,7 @@ from megabolt.align.alignments import (
     ExtraAlignments,
 )
 from megabolt.align.candidates import ONE, ZERO
-from megabolt.align.choose import SAME_PLACE, bases_of, lot, span_of
+from megabolt.align.choose import SAME_PLACE, bases_of, first_of, lot, span_of, stop_of
 from megabolt.align.extend import (
     DB_PER_POINT,
     MAX_MAPQ,
@@ -253,7 +253,7 @@ def _choose_parts(
             if score[j] < MIN_SCORE:
                 span[z] = 0
                 continue
-            inside = min(span[z] & 0xFFFF, clip & 0xFFFF) - max(span[z] >> 16, clip >> 16)
+            inside = min(stop_of(span[z]), stop_of(clip)) - max(first_of(span[z]), first_of(clip))
             if 2 * inside < bases_of(span[z]):  # mostly what the alignment covers already
                 span[z] = 0
                 continue
@@ -329,7 +329,7 @@ def _close_gaps(
     backward, length = (key[near] & 1).astype(bool), reads.length[read[near]]
     start = np.where(backward, length - result.query_stop, result.query_start)
     stop = np.where(backward, length - result.query_start, result.query_stop)
-    clip_start, clip_stop = clip_span[found[near]] >> 16, clip_span[found[near]] & 0xFFFF
+    clip_start, clip_stop = first_of(clip_span[found[near]]), stop_of(clip_span[found[near]])
     inside = np.minimum(stop, clip_stop) - np.maximum(start, clip_start)
     covers = (2 * inside > clip_stop - clip_start) & (stop - start - inside >= SHORTEST_CLIP)
     better = np.flatnonzero(covers & (result.score >= out.score[read[near]]) & (result.n_cigar > 0))

@@ -186,6 +186,25 @@ def test_an_exact_copy_has_no_confidence(tmp_path: Path) -> None:
     assert 0.35 < first_copy < 0.65, "ties are drawn by lot"
 
 
+def with_substitutions(text: str, places: list[int]) -> str:
+    letters = list(text)
+    for k in places:
+        letters[k] = "ACGT"[("ACGT".index(letters[k]) + 1) % 4]
+    return "".join(letters)
+
+
+@pytest.mark.parametrize(("gap", "mapq"), [(0, 20), (1, 19)])
+def test_a_gap_leaves_less_confidence_beside_a_copy(tmp_path: Path, gap: int, mapq: int) -> None:
+    """Copies of a block one mismatch apart: the sample may have exchanged them, and a gap's price is less sure."""
+    block = random_text(31, 2000)
+    copy = with_substitutions(block, [1050])
+    aligner = aligner_for(tmp_path, one=random_text(32, 9000) + block + random_text(33, 9000) + copy)
+    read = block[940:1010] + block[1010 + gap : 1090 + gap]
+    got = aligner.align(pair_batch([read], [rc(block[1200:1350])]), INSERT)
+    assert got.start.tolist() == [9940, 10_200]
+    assert got.mapq.tolist() == [mapq, mapq]
+
+
 def test_batches_and_order_do_not_matter(aligner: PairAligner, genome: str) -> None:
     rng = np.random.default_rng(6)
     pairs = []

@@ -314,15 +314,16 @@ def test_calibration_marks_broken_promises(bench: Any) -> None:
     right = np.ones(10_000, np.bool_)
     right[:1500] = False  # MAPQ 0: half of them, and promised is nothing
     right[3000:3500] = False  # MAPQ 10: 0.167, promised 0.1
-    right[6000:6062] = False  # MAPQ 20: 0.0207, promised 0.01
+    right[6000:6072] = False  # MAPQ 20: 10 beaten, and 0.0207 of the others, promised 0.01
     right[9000:9500] = False  # MAPQ 30: half, but of 1000 only
     beaten = np.zeros(10_000, np.bool_)
     beaten[6000:6010] = True
     table = {row["low"]: row for row in bench.judge.calibration(mapq, right, beaten)}
     assert sorted(table) == [0, 10, 20, 30]
     assert [table[q]["over"] for q in (0, 10, 20, 30)] == [False, False, True, False]
-    assert not table[20]["sure"]  # 62 of 3000 may be 48
-    assert table[20]["wrong_beaten"] == 10
+    assert not table[20]["sure"]  # 62 of 2990 may be 48
+    assert (table[20]["n"], table[20]["wrong"], table[20]["beaten"], table[20]["wrong_beaten"]) == (2990, 62, 10, 10)
+    assert table[20]["observed_all"] == pytest.approx(72 / 3000)
     assert table[10]["promised"] == pytest.approx(0.1)
     right[6000:6100] = False
     assert next(row for row in bench.judge.calibration(mapq, right, beaten) if row["low"] == 20)["sure"]
