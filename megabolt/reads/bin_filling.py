@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from megabolt.align.record import UNPLACED, RecordChunk
 from megabolt.errors import InternalError, ResourceError
+from megabolt.reads.arena import BufferPool
 from megabolt.reads.bin_contents import BinContents, Slab
 from megabolt.reads.bin_kernels import CURSOR, START, assign, store
 from megabolt.reads.bin_layout import BinLayout
+from megabolt.reads.packing import PACKING_BYTES, pack_records, packed_room
 
 #: What goes to scratch at once: at most this part of the arena, and not more than so many bytes.
 _RUN_SHARE = 32
@@ -54,6 +56,7 @@ class BinFiller:
         self.n_pairs = 0
         self.n_templates = 0
         self._layout, self._contents, self._budget, self._shift = layout, contents, budget, shift
+        self._buffers = BufferPool()
         self._changed = threading.Condition()  # guards all below and the contents
         self._active: set[int] = set()  # tickets of the turns at work
         self._ticket = 0
@@ -63,6 +66,9 @@ class BinFiller:
     def add(self, chunk: RecordChunk) -> None:
         """Copy a chunk's records into their bins. Raises as `BinStore.add`."""
         self._check(chunk)
+        plain = chunk.offsets[: chunk.n_records + 1]
+        buffer = self._buffers.take(packed_room(plain))
+        packed = pack_records(chunk.data, plain, buffer)
         # [0]: addresses, [1]: keys; of the bin's own copy, and of that for the neighbour's halo (or -1)
         own = np.empty((2, chunk.n_records), np.int64)
         halo = np.empty((2, chunk.n_records), np.int64)
@@ -73,15 +79,16 @@ class BinFiller:
                 self._ticket += 1
                 ticket = self._ticket
                 self._active.add(ticket)
-                done = self._assign(chunk, begin, own, halo, ticket)
+                done = self._assign(chunk, packed, begin, own, halo, ticket)
             try:  # the long part, side by side
-                store(chunk.data, chunk.offsets, begin, done, own, halo, self._contents.arena.data)
+                store(buffer, packed, begin, done, own, halo, self._contents.arena.data)
             finally:
                 with self._changed:
                     self._active.remove(ticket)
                     self._changed.notify_all()
             if done < chunk.n_records:
                 self._make_room()
+        self._buffers.give_back(buffer)
         with self._changed:
             self.n_pairs += chunk.n_pairs
             if chunk.n_records:
@@ -92,7 +99,7 @@ class BinFiller:
         if self._sealed:
             raise InternalError("records come after the last")
         sizes = np.diff(chunk.offsets[: chunk.n_records + 1])
-        longest, limit = int(sizes.max(initial=0)), self._contents.arena.slab_bytes - 8
+        longest, limit = int(sizes.max(initial=0)), self._contents.arena.slab_bytes - 8 - PACKING_BYTES
         if longest > limit:
             raise ResourceError(
                 f"a record of {longest:,} bytes is too long to be sorted: at most {limit:,} are possible",
@@ -100,13 +107,20 @@ class BinFiller:
             )
 
     def _assign(
-        self, chunk: RecordChunk, begin: int, own: NDArray[np.int64], halo: NDArray[np.int64], ticket: int
+        self,
+        chunk: RecordChunk,
+        packed: NDArray[np.int64],
+        begin: int,
+        own: NDArray[np.int64],
+        halo: NDArray[np.int64],
+        ticket: int,
     ) -> int:
         contents, layout = self._contents, self._layout
         arena = contents.arena
         most = min(int(arena.n_free[0]), 2 * chunk.n_records)
         closed, n_closed = np.empty((most, 4), np.int64), np.zeros(1, np.int64)
         done: int = assign(
+            packed,
             chunk.offsets,
             chunk.key,
             chunk.ordinal,

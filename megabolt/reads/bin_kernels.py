@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernels that move packed records between batches, slabs, scratch and sorted blocks.
 
-In slabs and in scratch a record stands behind its sort key (8 bytes, little-endian)::
+In slabs and in scratch a record stands, packed (see `reads/packing.py`), behind its sort key (8 bytes, little-endian)::
 
     63            41 40      39                                   0
     | place + HALO | reverse | ordinal of the record in the input |      place: in the bin, 0-based
@@ -17,7 +17,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from megabolt.compute.bits import load_u16, load_u32, load_u64, prefetch, store_u32, store_u64
+from megabolt.compute.bits import load_u32, load_u64, prefetch, store_u64
 from megabolt.compute.jit import callee, inline, kernel
 
 U = np.uint64
@@ -40,12 +40,7 @@ RECORD_OVERHEAD = 24
 #: Memory for the order of records, each: keys and sources as they lie and sorted, and the bytes before it.
 ORDER_BYTES = 40
 
-#: What duplicates get as a tag: nothing; DT:Z:SQ if optical; that, and DT:Z:LB if not.
-NO_TAG, TAG_OPTICAL, TAG_ALL = range(3)
-#: Bytes of a DT tag.
-TAG_BYTES = 6
-
-#: A source tells where a record begins (the low bits) and its size (the others): no record fills a slab.
+#: A source tells where a packed record begins (the low bits) and its plain size (the others).
 SOURCE_SHIFT = 40
 _SOURCE_MASK = (1 << SOURCE_SHIFT) - 1
 
@@ -112,22 +107,24 @@ def _make_room(
 
 
 @callee
-def _put(k: Any, need: Any, key: Any, table: NDArray[np.int64], target: NDArray[np.int64], i: Any) -> None:
+def _put(k: Any, need: Any, plain: Any, key: Any, table: NDArray[np.int64], target: NDArray[np.int64], i: Any) -> None:
     """Give record i the next bytes of bin k."""
     target[0, i] = table[k, CURSOR]
     target[1, i] = np.int64(key)
     table[k, CURSOR] += need
     table[k, N_OPEN] += 1
     table[k, N_TOTAL] += 1
-    table[k, N_BYTES] += need - 8 + RECORD_OVERHEAD
+    table[k, N_BYTES] += plain + RECORD_OVERHEAD
 
 
 @kernel(
-    "int64(int64[::1], uint64[::1], int64[::1], int64, int64, int64, int64[::1], int64[::1], int64[::1], int64, uint64,"
-    " int64[:, ::1], int64[::1], int64[::1], int64, int64[:, ::1], int64[::1], int64[:, ::1], int64[:, ::1])"
+    "int64(int64[::1], int64[::1], uint64[::1], int64[::1], int64, int64, int64, int64[::1], int64[::1], int64[::1],"
+    " int64, uint64, int64[:, ::1], int64[::1], int64[::1], int64, int64[:, ::1], int64[::1], int64[:, ::1],"
+    " int64[:, ::1])"
 )
 def assign(
     offsets: NDArray[np.int64],
+    plain: NDArray[np.int64],
     record_key: NDArray[np.uint64],
     record_ordinal: NDArray[np.int64],
     begin: Any,
@@ -151,8 +148,10 @@ def assign(
 
     Parameters
     ----------
-    offsets, record_key, record_ordinal
-        Of the chunk.
+    offsets
+        Of the packed records.
+    plain, record_key, record_ordinal
+        Offsets, keys and ordinals of the chunk.
     table
         int64 [n_bins + 1, TABLE_COLUMNS].
     free, n_free, slab_bytes
@@ -164,6 +163,7 @@ def assign(
     """
     for i in range(begin, n_records):
         need = offsets[i + 1] - offsets[i] + 8
+        size = plain[i + 1] - plain[i]
         low = U(first_ordinal + record_ordinal[i])
         key = record_key[i]
         home = unplaced_bin
@@ -187,10 +187,10 @@ def assign(
             return i
         if other >= 0 and not _make_room(other, need, table, free, n_free, slab_bytes, closed, n_closed):
             return i
-        _put(home, need, low | (U(place + HALO) << U(PLACE_SHIFT)), table, own, i)
+        _put(home, need, size, low | (U(place + HALO) << U(PLACE_SHIFT)), table, own, i)
         halo[0, i] = -1
         if other >= 0:
-            _put(other, need, low | (U(other_place + HALO) << U(PLACE_SHIFT)), table, halo, i)
+            _put(other, need, size, low | (U(other_place + HALO) << U(PLACE_SHIFT)), table, halo, i)
     return n_records
 
 
@@ -250,7 +250,7 @@ def end_bytes(
 def list_records(
     data: NDArray[np.uint8], spans: NDArray[np.int64], keys: NDArray[np.uint64], sources: NDArray[np.int64]
 ) -> None:
-    """Key and source (address, and size << SOURCE_SHIFT) of each record in spans[i, 0] <= byte < spans[i, 1]."""
+    """Key and source (address, and plain size << SOURCE_SHIFT) of each record in spans[i, 0] <= byte < spans[i, 1]."""
     i = np.int64(0)
     for s in range(len(spans)):
         p = spans[s, 0]
@@ -258,9 +258,9 @@ def list_records(
             for line in range(6):  # a record's worth, some records ahead
                 prefetch(data, p + 2048 + 64 * line)
             keys[np.uint64(i)] = load_u64(data, p)
-            size = 4 + np.int64(load_u32(data, p + 8))
+            size = 4 + np.int64(load_u32(data, p + 12))
             sources[np.uint64(i)] = (p + 8) | (size << SOURCE_SHIFT)
-            p += 8 + size
+            p += 12 + np.int64(load_u32(data, p + 8))
             i += 1
 
 
@@ -285,7 +285,7 @@ def pack(
             for line in range(6):
                 prefetch(arena, ahead + 64 * line)
         source = sources[np.uint64(i)] & _SOURCE_MASK
-        size = sources[np.uint64(i)] >> SOURCE_SHIFT
+        size = 4 + np.int64(load_u32(arena, source))
         if p + 8 + size > len(out):
             filled[0] = p
             return i
@@ -329,114 +329,5 @@ def weigh(data: NDArray[np.uint8], start: Any, stop: Any, shift: Any, weights: N
     p = start
     while p < stop:
         size = 12 + np.int64(load_u32(data, p + 8))
-        weights[load_u64(data, p) >> U(shift)] += size - 8 + RECORD_OVERHEAD
+        weights[load_u64(data, p) >> U(shift)] += 4 + np.int64(load_u32(data, p + 12)) + RECORD_OVERHEAD
         p += size
-
-
-@callee
-def _without_tag(out: NDArray[np.uint8], p: Any, size: Any) -> Any:
-    """Take the tag DT out of the record at byte p; returns its size then (SAM specification 4.2.4)."""
-    end = p + size
-    q = p + 36 + np.int64(out[np.uint64(p + 12)]) + 4 * np.int64(load_u16(out, p + 16))
-    n_bases = np.int64(load_u32(out, p + 20))
-    q += (n_bases + 1) // 2 + n_bases
-    while q + 3 < end:
-        kind = out[np.uint64(q + 2)]
-        after = q + 3
-        if kind == ord("Z") or kind == ord("H"):
-            while after < end and out[np.uint64(after)] != 0:
-                after += 1
-            after += 1
-        elif kind == ord("B"):
-            item = out[np.uint64(q + 3)]
-            width = 4 if item == ord("i") or item == ord("I") or item == ord("f") else 2
-            width = 1 if item == ord("c") or item == ord("C") else width
-            after += 5 + width * np.int64(load_u32(out, q + 4))
-        elif kind == ord("A") or kind == ord("c") or kind == ord("C"):
-            after += 1
-        elif kind == ord("s") or kind == ord("S"):
-            after += 2
-        else:
-            after += 4
-        if out[np.uint64(q)] == ord("D") and out[np.uint64(q + 1)] == ord("T"):
-            for t in range(after, end):
-                out[np.uint64(q + t - after)] = out[np.uint64(t)]
-            return size - (after - q)
-        q = after
-    return size
-
-
-@callee
-def _tag(out: NDArray[np.uint8], p: Any, size: Any, optical: Any) -> Any:
-    """Give the record at byte p the tag DT:Z:SQ or DT:Z:LB; returns its size then."""
-    size = _without_tag(out, p, size)
-    q = p + size
-    out[q], out[q + 1], out[q + 2] = ord("D"), ord("T"), ord("Z")
-    out[q + 3], out[q + 4], out[q + 5] = ord("L"), ord("B"), 0
-    if optical:
-        out[q + 3], out[q + 4] = ord("S"), ord("Q")
-    store_u32(out, p, np.uint32(size + TAG_BYTES - 4))
-    return size + TAG_BYTES
-
-
-@kernel(
-    "int64(uint8[::1], int64[::1], uint64[::1], int64, uint8[::1], uint8[::1], int64, int64, uint8[::1], int64[::1])"
-)
-def gather(
-    data: NDArray[np.uint8],
-    sources: NDArray[np.int64],
-    keys: NDArray[np.uint64],
-    shift: Any,
-    duplicate: NDArray[np.uint8],
-    optical: NDArray[np.uint8],
-    remove: Any,
-    tagging: Any,
-    out: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-) -> Any:
-    """Records in the order of `sources`, duplicates marked or left out; returns how many are there.
-
-    Mapped records of duplicate templates get the flag 0x400. So do their supplementary records, as with Picard's
-    MarkDuplicates on records in the order of names and `samtools markdup -S`; on sorted records Picard, and samtools
-    without -S, leave those alone. Removal takes all records of a duplicate template, unmapped mates included.
-
-    Parameters
-    ----------
-    keys
-        Of the records; afterwards, those of the records that are there.
-    shift
-        Bits of an ordinal below the template's number.
-    duplicate, optical
-        A bit per template (bit t & 7 of byte t >> 3); empty: none is.
-    remove, tagging
-        1 to leave duplicates out; NO_TAG, TAG_OPTICAL or TAG_ALL.
-    """
-    n = len(sources)
-    p = np.int64(0)
-    kept = np.int64(0)
-    marked = len(duplicate) > 0
-    for i in range(n):
-        if i + 12 < n:
-            ahead = sources[np.uint64(i + 12)] & _SOURCE_MASK
-            for line in range(6):  # a record of a 150-base read
-                prefetch(data, ahead + 64 * line)
-            prefetch(duplicate, np.int64((keys[np.uint64(i + 12)] & _ORDINAL_MASK) >> U(shift + 3)))
-        source = sources[np.uint64(i)] & _SOURCE_MASK
-        size = sources[np.uint64(i)] >> SOURCE_SHIFT
-        key = keys[np.uint64(i)]
-        template = (key & _ORDINAL_MASK) >> U(shift)
-        is_copy = marked and (duplicate[template >> U(3)] >> np.uint8(template & U(7))) & np.uint8(1) != 0
-        if is_copy and remove != 0:
-            continue
-        _copy_record(data, source, size, out, p)
-        if is_copy and (out[np.uint64(p + 18)] & np.uint8(4)) == 0:
-            out[np.uint64(p + 19)] |= np.uint8(4)
-            if tagging != NO_TAG:
-                is_optical = len(optical) > 0 and (optical[template >> U(3)] >> np.uint8(template & U(7))) & np.uint8(1)
-                if is_optical or tagging == TAG_ALL:
-                    size = _tag(out, p, size, is_optical)
-        p += size
-        keys[np.uint64(kept)] = key
-        kept += 1
-        offsets[np.uint64(kept)] = p
-    return kept

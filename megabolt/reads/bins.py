@@ -32,19 +32,16 @@ from megabolt.reads.bin_kernels import (
     HALO,
     N_BYTES,
     N_TOTAL,
-    NO_TAG,
     ORDER_BYTES,
     PLACE_SHIFT,
-    TAG_ALL,
-    TAG_BYTES,
-    TAG_OPTICAL,
+    SOURCE_SHIFT,
     end_bytes,
-    gather,
     list_records,
     select,
     weigh,
 )
 from megabolt.reads.bin_layout import BinBlock, BinLayout, Part, Region, slice_block
+from megabolt.reads.packing import NO_TAG, TAG_ALL, TAG_BYTES, TAG_OPTICAL, gather
 from megabolt.reads.pieces import PieceFiller, SortedPart
 from megabolt.reads.scratch import SpillFile
 from megabolt.reads.sort_keys import sort_keys
@@ -394,6 +391,6 @@ class BinStore:
     ) -> Iterator[RecordBlock]:
         keys, sources = np.empty(filled[1], np.uint64), np.empty(filled[1], np.int64)
         list_records(buffer, np.array([[0, filled[0]]], np.int64), keys, sources)
-        block, _ = self._gather(buffer, sources, keys, FLAG_DUPLICATES, pool, int(filled[0]))
+        block, _ = self._gather(buffer, sources, keys, FLAG_DUPLICATES, pool, int((sources >> SOURCE_SHIFT).sum()))
         yield block
         pool.give_back(block.data)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from megabolt.compute.bits import PADDING
 from megabolt.formats.bam import RecordBlock
 from megabolt.reads.arena import SLAB_BYTES
-from megabolt.reads.bin_kernels import NO_TAG, gather
 from megabolt.reads.bin_layout import Part
+from megabolt.reads.packing import NO_TAG, gather
 
 _NO_BITS = np.zeros(0, np.uint8)
 
