@@ -15,9 +15,11 @@ that costs about what reading it costs, and leaves every page where the first lo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import mmap
 import os
 import struct
 import sys
@@ -52,6 +54,9 @@ _MARGIN = 8
 #: Bases of a circular contig that the filler repeats at either end: more than a fragment and a read. A multiple of 32.
 CIRCULAR_MARGIN = 4032
 _CRC_BLOCK = 1 << 24
+#: Arrays of so many bytes are copied into huge pages if all of them are together no larger than the second figure: a
+#: look-up then waits less for the address of its page. Copies of larger ones would take seconds, and memory twice.
+_LEAST_COPIED, _MOST_COPIED = 1 << 24, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -364,8 +369,15 @@ def _write(path: Path, header: dict[str, Any], genome: _Genome, builder: TableBu
         handle.write(MAGIC + struct.pack("<II", len(text), isal_zlib.crc32(text)) + text)
 
 
-def open_index(fasta: Path) -> Index:
+def open_index(fasta: Path, *, for_lookup: bool = False) -> Index:
     """Map the index of a FASTA into memory.
+
+    Parameters
+    ----------
+    fasta
+        The reference; its index lies beside it.
+    for_lookup
+        It is for many look-ups: what is not large is copied into huge pages.
 
     Raises
     ------
@@ -388,7 +400,12 @@ def open_index(fasta: Path) -> Index:
         shape, dtype = tuple(layout["shape"]), np.dtype(layout["dtype"])
         # Mode "c": kernels want writable arrays; a private mapping never writes back.
         arrays[name] = np.empty(shape, dtype) if 0 in shape else np.memmap(path, dtype, "c", layout["offset"], shape)
-    _check_arrays(path, arrays, header["crc32"], rebuild)
+    large = {name: array for name, array in arrays.items() if array.nbytes >= _LEAST_COPIED}
+    copies = {}
+    if for_lookup and hasattr(mmap, "MADV_HUGEPAGE") and sum(array.nbytes for array in large.values()) <= _MOST_COPIED:
+        copies = {name: _in_huge_pages(array) for name, array in large.items()}
+    _check_arrays(path, arrays, copies, header["crc32"], rebuild)
+    arrays |= copies
     contigs = tuple(Contig(name, length, md5) for name, length, md5 in header["contigs"])
     offsets = np.asarray(arrays["contig_offset"])
     is_alt = np.zeros(len(contigs), np.uint8)
@@ -409,19 +426,37 @@ def open_index(fasta: Path) -> Index:
     )
 
 
-def _check_arrays(path: Path, arrays: dict[str, NDArray[Any]], crc32: dict[str, list[int]], rebuild: str) -> None:
-    """Compare the CRC-32 of every block, a block a thread."""
+def _in_huge_pages(like: NDArray[Any]) -> NDArray[Any]:
+    """Room for an array of the same shape."""
+    area = mmap.mmap(-1, like.nbytes)
+    with contextlib.suppress(OSError):  # a kernel built without huge pages: slower, not wrong
+        area.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(area, like.dtype).reshape(like.shape)
+
+
+def _check_arrays(
+    path: Path,
+    arrays: dict[str, NDArray[Any]],
+    copies: dict[str, NDArray[Any]],
+    crc32: dict[str, list[int]],
+    rebuild: str,
+) -> None:
+    """Compare the CRC-32 of every block, a block a thread; fill the copies of some arrays."""
     blocks = []
     for name, array in arrays.items():
         data = array.reshape(-1).view(np.uint8)
-        starts = range(0, len(data), _CRC_BLOCK)
-        blocks += [(name, data[i : i + _CRC_BLOCK], crc) for i, crc in zip(starts, crc32[name], strict=True)]
+        copy = copies[name].reshape(-1).view(np.uint8) if name in copies else data
+        for i, crc in zip(range(0, len(data), _CRC_BLOCK), crc32[name], strict=True):
+            blocks.append((name, data[i : i + _CRC_BLOCK], copy[i : i + _CRC_BLOCK], crc))
 
-    def is_damaged(block: tuple[str, NDArray[np.uint8], int]) -> bool:
-        return bool(isal_zlib.crc32(block[1].data) != block[2])
+    def is_damaged(block: tuple[str, NDArray[np.uint8], NDArray[np.uint8], int]) -> bool:
+        name, data, copy, crc = block
+        if name in copies:
+            copy[:] = data
+        return bool(isal_zlib.crc32(copy.data) != crc)
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for (name, _, _), damaged in zip(blocks, pool.map(is_damaged, blocks), strict=True):
+        for (name, *_), damaged in zip(blocks, pool.map(is_damaged, blocks), strict=True):
             if damaged:
                 raise InputFormatError(path, f"array {name}", "the index is damaged (CRC-32 differs)", rebuild)
 

@@ -135,7 +135,7 @@ class SampleJob:
         from megabolt.align.index import open_index
 
         with self.clock.stage("open the index"):
-            self._index = open_index(self.reference)
+            self._index = open_index(self.reference, for_lookup=True)
             if targets is not None:
                 self.targets = read_bed(targets, self.index.contigs)
 

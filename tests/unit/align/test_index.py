@@ -287,6 +287,26 @@ def test_a_copied_reference_keeps_its_index(fasta: Path) -> None:
     open_index(fasta)
 
 
+def test_copies_in_huge_pages_are_the_index(fasta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_index(fasta)
+    mapped = open_index(fasta)
+    monkeypatch.setattr("megabolt.align.index._LEAST_COPIED", 1)
+    copied = open_index(fasta, for_lookup=True)
+    assert isinstance(mapped.table.base, np.memmap)
+    assert not isinstance(copied.table.base, np.memmap)
+    for name in ("packed_reference", "table", "lists", "n_intervals", "contig_offset"):
+        assert np.array_equal(getattr(copied, name), getattr(mapped, name))
+    assert copied.table.flags.writeable
+    content = bytearray(index_path(fasta).read_bytes())
+    content[content.index(mapped.table.tobytes()) + 5] ^= 1
+    index_path(fasta).write_bytes(content)
+    with pytest.raises(InputFormatError, match="array table"):
+        open_index(fasta, for_lookup=True)
+    monkeypatch.setattr("megabolt.align.index._MOST_COPIED", 1)
+    build_index(fasta)
+    assert isinstance(open_index(fasta, for_lookup=True).table.base, np.memmap)
+
+
 def test_alternate_contigs(fasta: Path) -> None:
     alt = fasta.with_name("ref.fa.alt")
     alt.write_text("@HD\tVN:1.5\nthree\t0\tone\t100\t60\t400M\t*\t0\t0\t*\t*\n\nabsent\t4\nthree\t16\n")
