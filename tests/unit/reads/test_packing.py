@@ -43,10 +43,12 @@ def packed_by_hand(plain: bytes) -> bytes:
     for value, same in groupby(qualities):
         n = len(list(same))
         pairs += [(value, min(64, n - at)) for at in range(0, n, 64)]
-    size = 2 * len(pairs)
-    if size > min(length - length // 4, RAW - 1):
-        size = RAW
-    else:
+    size, done = 2 * len(pairs), 0
+    for k, (_, run) in enumerate(pairs):
+        if 2 * k + 2 > min(length // 2, done // 2 + 16):
+            size = RAW
+        done += run
+    if size != RAW:
         qualities = bytes(byte for pair in pairs for byte in pair)
     rest = plain[:4] + struct.pack("<HB", size, coded) + plain[4:start] + bases + qualities + plain[middle + length :]
     return struct.pack("<I", len(rest)) + rest
