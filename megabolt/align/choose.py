@@ -234,7 +234,10 @@ def unseen_margin(context: Any, lowest1: Any, lowest2: Any, reached: Any) -> Any
 def _unseen_cap(context: Any, lowest1: Any, lowest2: Any, reached: Any) -> Any:
     """MAPQ that unseen places leave. The strict reading of the bound is too pessimistic: half of it, plus 16, fits."""
     if context[RAREST1] == 0.0 and context[RAREST2] == 0.0 and context[N_SEEDS] > 0.0:
-        return 99.0
+        if context[PAIRED] > 0.0:
+            return 99.0
+        # Every list was read, but the seeds of a read alone may all have missed its place: the dearer the one found.
+        return max(0.0, 60.0 + 0.25 * min(0.0, unseen_margin(context, lowest1, lowest2, reached)))
     cap = 16.0 + 0.5 * unseen_margin(context, lowest1, lowest2, reached)
     if context[PAIRED] > 0.0 and 2.0 * context[N_MASKED] < context[N_SEEDS]:
         cap = max(cap, 40.0)
