@@ -3,15 +3,18 @@
 
 In: `Genotypes`, `SnpCalls`. Out: `VcfRecord`s, left-aligned and minimal.
 
-One record stands for one site: the events of the called pair that begin at the same base. Two different alleles
-of a pair at one site make one record 1/2, unless other events lie between their ends; MNPs come out as their
+One record stands for one site: the events of the called copies that begin at the same base. Two different
+alleles at one site make one record 1/2, unless other events lie between their ends; MNPs come out as their
 SNPs. What lies under a deletion of the other copy stays a record of its own, with a plain 0/1: the deletion's
 record tells about the other copy (VCF's `*` would say it twice, and comparison tools differ in how they read it).
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +26,7 @@ from megabolt.call.evidence import SNP
 from megabolt.call.genotype import Genotypes, summarise_site
 from megabolt.call.haplotypes import Haplotypes
 from megabolt.call.isolated import SnpCalls
+from megabolt.call.ploidy import DIPLOID, genotype_index, genotypes_of, n_genotypes
 from megabolt.call.windows import Windows
 from megabolt.formats.bases import decode
 from megabolt.formats.vcf import NON_REF, VcfRecord
@@ -39,7 +43,7 @@ class EmitContext:
 
     origin: contig position of local position 0. ref: uint8 codes of the reference segment.
     fragments: int32, template depth. low_qual: QUAL below this is filtered. gvcf: add <NON_REF>.
-    snp_prior, indel_prior: log10.
+    snp_prior, indel_prior: log10. ploidy: copies of the genome.
     """
 
     contig: str
@@ -50,6 +54,7 @@ class EmitContext:
     gvcf: bool
     snp_prior: float
     indel_prior: float
+    ploidy: int = DIPLOID
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,14 @@ class SiteCall:
 
     start: local position of the first base of `ref`. log10_genotype: posterior of each genotype, VCF order, not
     normalised. log10_prior: prior of each genotype, to get likelihoods back. support: templates by allele (and
-    one row for none) and strand. log10_spare: relative likelihood of a copy nobody has seen, by allele.
+    one row for none) and strand. log10_spare: likelihood of a .. a, x with an x nobody has seen, relative to
+    a .. a, by allele a.
     """
 
     start: int
     ref: str
     alts: tuple[str, ...]
-    genotype: tuple[int, int]
+    genotype: tuple[int, ...]
     log10_genotype: list[float]
     log10_prior: list[float]
     support: list[list[int]]
@@ -79,18 +85,13 @@ def _log10_sum(values: list[float]) -> float:
     return top + math.log10(sum(10.0 ** (v - top) for v in values))
 
 
-def genotype_index(a: int, b: int) -> int:
-    """Place of the genotype a/b (a <= b) in VCF's order."""
-    return b * (b + 1) // 2 + a
-
-
-def genotype_priors(log10_alts: list[float]) -> list[float]:
-    """log10 prior of each genotype in VCF order: hom-alt is half as likely as one copy."""
-    priors = [0.0]
-    for b, log10_b in enumerate(log10_alts, 1):
-        priors.append(log10_b)
-        priors += [log10_alts[a - 1] + log10_b for a in range(1, b)]
-        priors.append(log10_b + math.log10(0.5))
+def genotype_priors(log10_alts: list[float], ploidy: int = DIPLOID) -> list[float]:
+    """log10 prior of each genotype in VCF order: n copies of an allele are 1 / n as likely as one."""
+    priors = []
+    for genotype in genotypes_of(len(log10_alts) + 1, ploidy):
+        counts = Counter(a for a in genotype if a > 0)
+        total = sum(log10_alts[a - 1] for a in counts)
+        priors.append(total - math.log10(max(counts.values(), default=1)))
     return priors
 
 
@@ -106,14 +107,14 @@ def make_record(call: SiteCall, context: EmitContext) -> VcfRecord:
     posterior = call.log10_genotype
     total = _log10_sum(posterior)
     qual = min(MAX_QUAL, max(0.0, -10 * (posterior[0] - total)))
-    called = genotype_index(*call.genotype)
+    called = genotype_index(call.genotype)
     others = [v for g, v in enumerate(posterior) if g != called]
     gq = max(0, min(MAX_GQ, round(-10 * (_log10_sum(others) - total))))
     likelihood = [-10 * (v - p) for v, p in zip(posterior, call.log10_prior)]
     alts = call.alts
     depths = [sum(row) for row in call.support[: len(alts) + 1]]
     if context.gvcf:
-        likelihood = _with_unseen(likelihood, call.log10_spare)
+        likelihood = _with_unseen(likelihood, call.log10_spare, len(call.genotype))
         alts = (*alts, NON_REF)
         depths.append(0)
     best = min(likelihood)
@@ -125,15 +126,15 @@ def make_record(call: SiteCall, context: EmitContext) -> VcfRecord:
     alt_strand = [sum(row[s] for row in alt_rows) for s in (0, 1)]
     info: dict[str, Any] = {
         "AC": copies,
-        "AF": [c / 2 for c in copies],
-        "AN": 2,
+        "AF": [c / len(call.genotype) for c in copies],
+        "AN": len(call.genotype),
         "DP": depth,
         "MQ": call.mapq,
         "QD": qual / max(1, sum(depths)),
         "SOR": strand_odds_ratio(call.support[0], alt_strand),
     }
     genotype: dict[str, Any] = {
-        "GT": f"{call.genotype[0]}/{call.genotype[1]}",
+        "GT": "/".join(map(str, call.genotype)),
         "AD": depths,
         "DP": scored,
         "GQ": gq,
@@ -151,27 +152,31 @@ def make_record(call: SiteCall, context: EmitContext) -> VcfRecord:
     )
 
 
-def _with_unseen(likelihood: list[float], spare: list[float]) -> list[float]:
-    """Phred likelihoods with those of the genotypes a/<NON_REF> behind."""
-    homozygous = [likelihood[genotype_index(a, a)] for a in range(len(spare))]
-    mixed = [max(0.0, h - 10 * s) for h, s in zip(homozygous, spare)]
-    return [*likelihood, *mixed, max(mixed)]
+def _with_unseen(likelihood: list[float], spare: list[float], ploidy: int) -> list[float]:
+    """Phred likelihoods with those of the genotypes that hold <NON_REF> behind.
+
+    A genotype fits as well as the best of its known alleles with one copy of what is unseen.
+    """
+    n = len(spare)
+    one = [max(0.0, likelihood[genotype_index((a,) * ploidy)] - 10 * spare[a]) for a in range(n)]
+    unseen = [genotype for genotype in genotypes_of(n + 1, ploidy) if genotype[-1] == n]
+    return [*likelihood, *(min((one[a] for a in genotype if a < n), default=max(one)) for genotype in unseen)]
 
 
 def pileup_records(calls: SnpCalls, candidates: Candidates, context: EmitContext) -> list[VcfRecord]:
     """Records of the isolated SNPs whose best genotype carries the SNP."""
-    priors = genotype_priors([context.snp_prior])
+    priors = genotype_priors([context.snp_prior], context.ploidy)
     posterior = calls.log10_likelihood + np.array(priors)
     records = []
     for k in np.flatnonzero(posterior.argmax(axis=1) > 0).tolist():
         c = int(calls.candidate[k])
         start = int(candidates.start[c])
-        genotype = (0, 1) if posterior[k, 1] >= posterior[k, 2] else (1, 1)
+        copies = int(posterior[k, 1:].argmax()) + 1
         site = SiteCall(
             start=start,
             ref=decode(context.ref[start : start + 1]),
             alts=(decode(candidates.bases(c)),),
-            genotype=genotype,
+            genotype=(0,) * (context.ploidy - copies) + (1,) * copies,
             log10_genotype=posterior[k].tolist(),
             log10_prior=priors,
             support=calls.support[k].tolist(),
@@ -191,24 +196,25 @@ def window_records(
     genotypes: Genotypes,
     context: EmitContext,
 ) -> list[VcfRecord]:
-    """Records of one genotyped window (row k of `genotypes`): one per site of the called pair."""
+    """Records of one genotyped window (row k of `genotypes`): one per site of the called haplotypes."""
     n = int(genotypes.n_haps[k])
     first = int(genotypes.hap_offset[k])
     masks = [int(m) for m in haplotypes.mask[genotypes.hap[first : first + n]]]
-    pair = [masks[int(h)] for h in genotypes.best[k]]
-    if pair == [0, 0]:
+    copies = [masks[int(h)] for h in genotypes.best[k]]
+    union = functools.reduce(operator.or_, copies)
+    if union == 0:
         return []
     members = windows.candidate[windows.candidate_offset[window] : windows.candidate_offset[window + 1]].tolist()
     sites: dict[tuple[bool, int], list[int]] = {}
     for bit, c in enumerate(members):
-        if (pair[0] | pair[1]) >> bit & 1:
+        if union >> bit & 1:
             # an indel's record begins one base further left than its first changed base
             is_snp = int(candidates.kind[c]) == SNP
             sites.setdefault((is_snp, int(candidates.start[c])), []).append(bit)
     records = []
     for bits in _separable(list(sites.values()), members, candidates):
         alleles = _allele_of_masks(masks, bits, members, candidates)
-        call = _site_call(k, bits, alleles, pair, members, candidates, genotypes, context)
+        call = _site_call(k, bits, alleles, copies, members, candidates, genotypes, context)
         records.append(make_record(call, context))
     return records
 
@@ -259,7 +265,7 @@ def _site_call(
     k: int,
     bits: list[int],
     alleles: NDArray[np.int64],
-    pair: list[int],
+    copies: list[int],
     members: list[int],
     candidates: Candidates,
     genotypes: Genotypes,
@@ -267,16 +273,18 @@ def _site_call(
 ) -> SiteCall:
     n_alleles = len(bits) + 1
     n, rows = int(genotypes.n_haps[k]), int(genotypes.n_fragments[k])
-    pair_at, fragment_at = int(genotypes.pair_offset[k]), int(genotypes.fragment_offset[k])
+    at, fragment_at = int(genotypes.posterior_offset[k]), int(genotypes.fragment_offset[k])
     row_at = int(genotypes.row_offset[k])
-    log10_genotype = np.empty(n_alleles * (n_alleles + 1) // 2)
+    ploidy = genotypes.ploidy
+    log10_genotype = np.empty(n_genotypes(n_alleles, ploidy))
     support = np.empty((n_alleles + 1, 2), np.int64)
     spare = np.empty(n_alleles)
     summarise_site(
-        genotypes.pairs[pair_at : pair_at + n * n], genotypes.fragments[fragment_at : fragment_at + n * rows],
-        genotypes.strand[row_at : row_at + rows], n, rows, alleles, n_alleles, log10_genotype, support, spare,
+        genotypes.posterior[at : at + n_genotypes(n, ploidy)],
+        genotypes.fragments[fragment_at : fragment_at + n * rows],
+        genotypes.strand[row_at : row_at + rows], ploidy, n, rows, alleles, n_alleles, log10_genotype, support, spare,
     )  # fmt: skip
-    called = sorted(next((a for a, bit in enumerate(bits, 1) if mask >> bit & 1), 0) for mask in pair)
+    called = sorted(next((a for a, bit in enumerate(bits, 1) if mask >> bit & 1), 0) for mask in copies)
     start, ref, alts = site_alleles([members[b] for b in bits], candidates, context.ref)
     is_snp = int(candidates.kind[members[bits[0]]]) == SNP
     prior = context.snp_prior if is_snp else context.indel_prior
@@ -284,9 +292,9 @@ def _site_call(
         start=start,
         ref=ref,
         alts=alts,
-        genotype=(called[0], called[1]),
+        genotype=tuple(called),
         log10_genotype=log10_genotype.tolist(),
-        log10_prior=genotype_priors([prior] * len(bits)),
+        log10_prior=genotype_priors([prior] * len(bits), ploidy),
         support=support.tolist(),
         log10_spare=spare.tolist(),
         mapq=float(genotypes.mapq[k]),

@@ -13,7 +13,8 @@ the genome is cut into chunks, the same records come out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ from megabolt.call.emit import EmitContext, pileup_records, window_records
 from megabolt.call.evidence import SNP, Evidence, collect_evidence
 from megabolt.call.genotype import genotype_windows
 from megabolt.call.haplotypes import enumerate_haplotypes, reads_of_windows
-from megabolt.call.isolated import SnpCalls, pileup_snps
+from megabolt.call.isolated import pileup_snps
 from megabolt.call.likelihood import score_windows
+from megabolt.call.ploidy import ALL_DIPLOID, PloidyMap
 from megabolt.call.reads import MAX_SPAN, Reads, decode_reads
 from megabolt.call.reference_confidence import reference_blocks
 from megabolt.call.str_model import tandem_tracts
@@ -81,7 +83,9 @@ class CallOptions:
         Lower limits of the bands of gVCF blocks.
     targets
         Per contig int64 [n, 2], sorted half-open intervals (`formats.bed.read_bed`): only records that touch
-        one are written. None: everything.
+        are written. None: everything.
+    ploidy
+        Copies of the genome, by region.
     backend
         Where the pair-HMM runs.
     """
@@ -106,6 +110,7 @@ class CallOptions:
     low_qual: float = 20.0
     gq_bands: tuple[int, ...] = (0, 5, 10, 20, 30, 40, 50, 60, 99)
     targets: tuple[NDArray[np.int64], ...] | None = None
+    ploidy: PloidyMap = ALL_DIPLOID
     backend: Backend = Backend.NUMBA
 
 
@@ -182,22 +187,19 @@ def call_chunk(
         snp_prior=float(np.log10(options.snp_prior)),
         indel_prior=float(np.log10(options.indel_prior)),
     )
-    isolated = chunk.windows.isolated[which]
-    records = pileup_records(_pileup(chunk, which[isolated]), chunk.candidates, context)
-    called = [(r.start, r) for r in records]
-    complex_calls, stats = _call_complex(chunk, which[~isolated], context, options)
-    called += complex_calls
+    called, stats = [], Counter[str]()
+    copies = options.ploidy.at(contig, chunk.windows.start[which] + chunk.origin)
+    for ploidy in np.unique(copies[copies > 0]).tolist():
+        found, counted = _call_windows(chunk, which[copies == ploidy], replace(context, ploidy=ploidy), options)
+        called += found
+        stats += counted
     kept = [(begin, r) for begin, r in called if r.qual is not None and r.qual >= options.min_qual]
     kept.sort(key=lambda pair: (pair[1].start, pair[1].ref, pair[1].alts))
     targets = None if options.targets is None else options.targets[contig]
-    stats |= {
-        "reads": len(chunk.reads),
-        "candidates": len(chunk.candidates),
-        "isolated_windows": int(isolated.sum()),
-    }
+    stats += Counter(reads=len(chunk.reads), candidates=len(chunk.candidates))
     blocks = _blocks(chunk, context.contig, [r for _, r in kept], targets, options) if gvcf else []
     variants = [r for begin, r in kept if begin >= start and _on_target(r.start, r.stop, targets)]
-    return ChunkCalls(variants, blocks, stats)
+    return ChunkCalls(variants, blocks, dict(stats))
 
 
 def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: int, options: CallOptions) -> _Chunk:
@@ -245,14 +247,22 @@ def _windows_to_call(chunk: _Chunk, options: CallOptions, gvcf: bool) -> NDArray
     return np.flatnonzero(wanted)
 
 
-def _pileup(chunk: _Chunk, which: NDArray[np.int64]) -> SnpCalls:
-    lone = chunk.windows.candidate[chunk.windows.candidate_offset[which]]
-    return pileup_snps(lone, chunk.candidates, chunk.reads, chunk.ref)
+def _call_windows(
+    chunk: _Chunk, which: NDArray[np.int64], context: EmitContext, options: CallOptions
+) -> tuple[list[tuple[int, VcfRecord]], Counter[str]]:
+    """Records of the windows `which`, all of the context's ploidy, each with the position where its window begins."""
+    isolated = chunk.windows.isolated[which]
+    lone = chunk.windows.candidate[chunk.windows.candidate_offset[which[isolated]]]
+    snps = pileup_snps(lone, chunk.candidates, chunk.reads, chunk.ref, ploidy=context.ploidy)
+    called = [(r.start, r) for r in pileup_records(snps, chunk.candidates, context)]
+    complex_calls, stats = _call_complex(chunk, which[~isolated], context, options)
+    stats["isolated_windows"] = int(isolated.sum())
+    return called + complex_calls, stats
 
 
 def _call_complex(
     chunk: _Chunk, which: NDArray[np.int64], context: EmitContext, options: CallOptions
-) -> tuple[list[tuple[int, VcfRecord]], dict[str, int]]:
+) -> tuple[list[tuple[int, VcfRecord]], Counter[str]]:
     """Records of the windows `which`, each with the contig position where its window begins."""
     window_reads = reads_of_windows(chunk.reads, chunk.windows, which, max_reads=options.max_reads)
     haplotypes = enumerate_haplotypes(
@@ -262,7 +272,7 @@ def _call_complex(
     genotypes = genotype_windows(
         chunk.windows, which, chunk.candidates, chunk.reads, haplotypes, likelihoods,
         log10_event=_log10_event_priors(chunk, options), further_prior=options.further_prior,
-        same_site_prior=options.same_site_prior,
+        same_site_prior=options.same_site_prior, ploidy=context.ploidy,
     )  # fmt: skip
     called = []
     for k in np.flatnonzero((genotypes.n_haps > 0) & (genotypes.best.max(axis=1) > 0)).tolist():
@@ -270,11 +280,7 @@ def _call_complex(
         begin = int(chunk.windows.start[window]) + chunk.origin
         records = window_records(k, window, chunk.windows, chunk.candidates, haplotypes, genotypes, context)
         called += [(begin, record) for record in records]
-    stats = {
-        "windows": len(which),
-        "haplotypes": len(haplotypes.mask),
-        "read_haplotype_pairs": len(likelihoods.log10),
-    }
+    stats = Counter(windows=len(which), haplotypes=len(haplotypes.mask), read_haplotype_pairs=len(likelihoods.log10))
     return called, stats
 
 
@@ -303,10 +309,12 @@ def _blocks(
         inside = targets[(targets[:, 1] > chunk.start) & (targets[:, 0] < chunk.stop)]
         pieces = [(max(chunk.start, int(a)), min(chunk.stop, int(b))) for a, b in inside]
     blocks: list[VcfRecord] = []
-    for a, b in pieces:
-        blocks += reference_blocks(
-            chunk.reads, chunk.evidence, chunk.ref, chunk.tract, contig, chunk.origin, a, b, covered, options.gq_bands
-        )  # fmt: skip
+    for a, b, copies in (part for piece in pieces for part in options.ploidy.within(chunk.contig, *piece)):
+        if copies > 0:
+            blocks += reference_blocks(
+                chunk.reads, chunk.evidence, chunk.ref, chunk.tract, contig, chunk.origin, a, b, covered,
+                options.gq_bands, ploidy=copies,
+            )  # fmt: skip
     return blocks
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Diploid genotypes of windows: which pair of haplotypes explains the templates best.
+"""Genotypes of windows, of any ploidy: which haplotypes, one a copy, explain the templates best.
 
 In: `Likelihoods`, `Haplotypes`. Out: `Genotypes`. Next: `emit.py`.
 
-Mates are one observation: their likelihoods are multiplied before a template chooses between two haplotypes.
+Mates are one observation: their likelihoods are multiplied before a template chooses between the copies.
+Genotypes of n haplotypes stand in VCF's order (VCF 4.4, 1.6.2): sorted copies h0 <= h1 <= ... of P are number
+sum over i of C(h_i + i, i + 1).
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from numpy.typing import NDArray
 from megabolt.call.candidates import Candidates
 from megabolt.call.haplotypes import Haplotypes
 from megabolt.call.likelihood import Likelihoods
+from megabolt.call.ploidy import n_genotypes
 from megabolt.call.reads import Reads
 from megabolt.call.windows import Windows
 from megabolt.compute.jit import kernel
 
 U = np.uint64
-LOG10_HALF = float(np.log10(0.5))
-#: Haplotypes that are paired with each other at most; the best supported ones and the reference.
+#: Haplotypes that are combined with each other at most; the best supported ones and the reference.
 MAX_PAIRED = 24
+#: Genotypes of one window at most: the more copies, the fewer haplotypes are combined.
+MAX_GENOTYPES = 4000
 #: No read is placed more surely than this, whatever its MAPQ.
 MIN_MISPLACED = 10**-4.5
 #: A template counts for an allele (AD) if it fits it this much better than any other, in log10.
@@ -33,17 +37,20 @@ SUPPORT_MARGIN = 0.5
 
 @dataclass(frozen=True)
 class Genotypes:
-    """Templates and haplotype pairs of each window.
+    """Templates and genotypes over haplotypes of each window.
 
+    ploidy: copies of the genome, the same in all of these windows.
     n_haps, n_fragments: int64 [n_windows]; n_haps is 0 where nothing was scored.
     hap_offset: int64 [n_windows], first of n_haps entries of hap (int64, haplotype numbers).
     fragment_offset: int64 [n_windows] into fragments (float64, n_fragments x n_haps, log10 P(template | haplotype)).
     strand: int8, one per fragment row (row_offset int64 [n_windows]): bit 0 forward read, bit 1 reverse read.
-    pair_offset: int64 [n_windows] into pairs (float64, n_haps x n_haps, upper triangle: log10 of likelihood x prior).
-    best: int64 [n_windows, 2], positions in `hap` of the best pair.
+    posterior_offset: int64 [n_windows] into posterior (float64, `n_genotypes(n_haps, ploidy)` in VCF order:
+    log10 of likelihood x prior, not normalised).
+    best: int64 [n_windows, ploidy], positions in `hap` of the best genotype, ascending.
     mapq: float64 [n_windows], root mean square MAPQ of the reads.
     """
 
+    ploidy: int
     n_haps: NDArray[np.int64]
     n_fragments: NDArray[np.int64]
     hap_offset: NDArray[np.int64]
@@ -52,16 +59,41 @@ class Genotypes:
     fragments: NDArray[np.float64]
     row_offset: NDArray[np.int64]
     strand: NDArray[np.int8]
-    pair_offset: NDArray[np.int64]
-    pairs: NDArray[np.float64]
+    posterior_offset: NDArray[np.int64]
+    posterior: NDArray[np.float64]
     best: NDArray[np.int64]
     mapq: NDArray[np.float64]
 
 
-@kernel("float64(uint64, uint64, int64[::1], int64[::1], uint8[::1], float64[::1], float64, float64)")
-def _log10_pair_prior(
-    a: Any,
-    b: Any,
+@kernel("int64(int64[::1], int64)")
+def _genotype_number(copies: Any, ploidy: Any) -> Any:
+    """Place of the genotype of the ascending `copies` in VCF's order."""
+    number = 0
+    for i in range(ploidy):
+        term = 1  # C(copies[i] + i, i + 1)
+        for j in range(i + 1):
+            term = term * (copies[i] + i - j) // (j + 1)
+        number += term
+    return number
+
+
+@kernel("boolean(int64[::1], int64, int64)")
+def _next_genotype(copies: Any, ploidy: Any, n: Any) -> Any:
+    """Step the ascending `copies` of numbers below n to the next genotype in VCF's order; False at the end."""
+    for i in range(ploidy):
+        limit = copies[i + 1] if i + 1 < ploidy else n - 1
+        if copies[i] < limit:
+            copies[i] += 1
+            for j in range(i):
+                copies[j] = 0
+            return True
+    return False
+
+
+@kernel("float64(uint64, int64, int64[::1], int64[::1], uint8[::1], float64[::1], float64, float64)")
+def _log10_prior(
+    union: Any,
+    copies: Any,
     members: Any,
     starts: Any,
     kinds: Any,
@@ -69,13 +101,13 @@ def _log10_pair_prior(
     further: Any,
     same_site: Any,
 ) -> Any:
-    """log10 prior of two haplotypes, from the events that either of them carries.
+    """log10 prior of a genotype, from the `union` of the events that its haplotypes carry.
 
     The rarest event pays its own prior, each further one the smaller `further`: variants come together, in old
     haplotypes and in unstable places. A second allele of one indel site pays only `same_site`: repeats that vary
-    at all have many alleles. Two equal copies are half as likely as one.
+    at all have many alleles. `copies` equal haplotypes other than the reference are 1 / copies as likely as one:
+    the neutral spectrum of allele frequencies.
     """
-    union = U(a) | U(b)
     if union == U(0):
         return 0.0
     lowest, total = 0.0, 0.0
@@ -87,7 +119,43 @@ def _log10_pair_prior(
             repeated = kinds[c] != 0 and starts[c] == last_start
             total += same_site if repeated else further
             last_start = starts[c] if kinds[c] != 0 else np.int64(-1)
-    return lowest + total - further - (0.3010299956639812 if U(a) == U(b) else 0.0)
+    return lowest + total - further - (np.log10(float(copies)) if copies > 1 else 0.0)
+
+
+@kernel("float64(int64[::1], int64, float64[:, ::1], int64)")
+def _log10_of_templates(copies: Any, ploidy: Any, table: Any, n_rows: Any) -> Any:
+    """log10 P(templates | genotype): each template comes from any copy with the same probability.
+
+    table: log10 P(template | haplotype), by haplotype and template.
+    """
+    s = 0.0
+    a = copies[0]
+    if a == copies[ploidy - 1]:
+        for row in range(n_rows):
+            s += table[a, row]
+        return s
+    product = 1.0
+    if ploidy == 2:
+        b = copies[1]
+        for row in range(n_rows):
+            x, y = table[a, row], table[b, row]
+            s += max(x, y) - 0.3010299956639812
+            d = -abs(x - y)
+            if d > -16.0:
+                product *= 1.0 + 10.0**d  # at most 2: the product of 512 of them still fits
+            if row & 511 == 511:
+                s += np.log10(product)
+                product = 1.0
+        return s + np.log10(product)
+    for row in range(n_rows):
+        top = table[a, row]
+        for i in range(1, ploidy):
+            top = max(top, table[copies[i], row])
+        total = 0.0
+        for i in range(ploidy):
+            total += 10.0 ** max(-300.0, table[copies[i], row] - top)
+        s += top + np.log10(total / ploidy)
+    return s
 
 
 @kernel("int64(int32[::1], int64, int64, int64)")
@@ -106,8 +174,8 @@ def _find(values: Any, low: Any, high: Any, wanted: Any) -> Any:
 @kernel(
     "void(int64[::1], int64[::1], int64[::1], int64[::1], uint8[::1], float64[::1], int64[::1], uint64[::1],"
     " int64[::1], int32[::1], int64[::1], float64[::1], uint8[::1], uint16[::1], int32[::1], float64, float64, int64,"
-    " int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1], int8[::1], int64[::1],"
-    " float64[::1], int64[:, ::1], float64[::1])"
+    " int64, int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1], int8[::1],"
+    " int64[::1], float64[::1], int64[:, ::1], float64[::1])"
 )
 def _genotype(
     which: Any,
@@ -128,6 +196,7 @@ def _genotype(
     further: Any,
     same_site: Any,
     max_paired: Any,
+    ploidy: Any,
     out_n_haps: Any,
     out_n_fragments: Any,
     out_hap_offset: Any,
@@ -136,8 +205,8 @@ def _genotype(
     out_fragments: Any,
     out_row_offset: Any,
     out_strand: Any,
-    out_pair_offset: Any,
-    out_pairs: Any,
+    out_posterior_offset: Any,
+    out_posterior: Any,
     out_best: Any,
     out_mapq: Any,
 ) -> None:
@@ -145,17 +214,18 @@ def _genotype(
 
     (1) P'(read | h) = (1 - e) P(read | h) + e max_h P,  e = P(read is misplaced), from MAPQ
     (2) P(template | h) = product over its reads of P'
-    (3) P(data | a, b) = product over templates of (P(template | a) + P(template | b)) / 2
+    (3) P(data | h1 .. hP) = product over templates of the mean of P(template | h)
     """
     hap_at = 0
     fragment_at = 0
     row_at = 0
-    pair_at = 0
+    genotype_at = 0
+    copies = np.empty(ploidy, np.int64)
     for k in range(len(which)):
         first, last = read_offset[k], read_offset[k + 1]
         all_haps = hap_offset[k + 1] - hap_offset[k]
         nr = last - first
-        out_hap_offset[k], out_fragment_offset[k], out_pair_offset[k] = hap_at, fragment_at, pair_at
+        out_hap_offset[k], out_fragment_offset[k], out_posterior_offset[k] = hap_at, fragment_at, genotype_at
         out_row_offset[k] = row_at
         out_n_haps[k] = 0
         out_n_fragments[k] = 0
@@ -219,37 +289,41 @@ def _genotype(
             for h in range(n):
                 table[h, row] = full[row, chosen[h]]
                 out_fragments[fragment_at + row * n + h] = full[row, chosen[h]]
-        best_pair = -1e300
-        for a in range(n):
-            for b in range(a, n):
-                s = _log10_pair_prior(
-                    hap_mask[hap_offset[k] + chosen[a]], hap_mask[hap_offset[k] + chosen[b]], members, starts, kinds,
-                    log10_event, further, same_site,
-                )  # fmt: skip
-                if a == b:
-                    for row in range(n_rows):
-                        s += table[a, row]
-                else:
-                    product = 1.0
-                    for row in range(n_rows):
-                        x, y = table[a, row], table[b, row]
-                        s += max(x, y) - 0.3010299956639812
-                        d = -abs(x - y)
-                        if d > -16.0:
-                            product *= 1.0 + 10.0**d  # at most 2: the product of 512 of them still fits
-                        if row & 511 == 511:
-                            s += np.log10(product)
-                            product = 1.0
-                    s += np.log10(product)  # (3)
-                out_pairs[pair_at + a * n + b] = s
-                out_pairs[pair_at + b * n + a] = -1e300 if a != b else s
-                if s > best_pair:
-                    best_pair = s
-                    out_best[k, 0], out_best[k, 1] = a, b
+        best_score = -1e300
+        for i in range(ploidy):
+            copies[i] = 0
+        number = 0
+        more = True
+        while more:
+            union = U(0)
+            run, most = 0, 1
+            for i in range(ploidy):
+                mask = hap_mask[hap_offset[k] + chosen[copies[i]]]
+                union |= mask
+                run = run + 1 if i > 0 and copies[i] == copies[i - 1] else 1
+                if mask != U(0):
+                    most = max(most, run)
+            s = _log10_prior(union, most, members, starts, kinds, log10_event, further, same_site)
+            s += _log10_of_templates(copies, ploidy, table, n_rows)  # (3)
+            out_posterior[genotype_at + number] = s
+            if s > best_score:
+                best_score = s
+                for i in range(ploidy):
+                    out_best[k, i] = copies[i]
+            number += 1
+            more = _next_genotype(copies, ploidy, n)
         hap_at += n
         fragment_at += n * n_rows
         row_at += n_rows
-        pair_at += n * n
+        genotype_at += number
+
+
+def max_combined(ploidy: int) -> int:
+    """Haplotypes of a window that are combined into genotypes, at most."""
+    n = MAX_PAIRED
+    while n > 2 and n_genotypes(n, ploidy) > MAX_GENOTYPES:
+        n -= 1
+    return n
 
 
 def genotype_windows(
@@ -263,53 +337,60 @@ def genotype_windows(
     log10_event: NDArray[np.float64],
     further_prior: float,
     same_site_prior: float,
+    ploidy: int = 2,
 ) -> Genotypes:
-    """Posterior of haplotype pairs for the windows numbered `which`.
+    """Posterior of genotypes over haplotypes for the windows numbered `which`.
 
     Parameters
     ----------
     log10_event
-        float64 [n_candidates], log10 P(one of the two copies carries the event).
+        float64 [n_candidates], log10 P(one of the copies carries the event).
     further_prior, same_site_prior
         P(a further event in the window); P(a second allele of the same indel site).
+    ploidy
+        Copies of the genome, at least 1.
     """
     n = len(which)
     n_haps_all = np.diff(haplotypes.offset)
     n_reads = np.diff(likelihoods.read_offset)
-    paired = np.minimum(n_haps_all, MAX_PAIRED)
+    limit = max_combined(ploidy)
+    combined = np.minimum(n_haps_all, limit)
+    room = [n_genotypes(h, ploidy) for h in range(limit + 1)]
     result = Genotypes(
+        ploidy=ploidy,
         n_haps=np.zeros(n, np.int64),
         n_fragments=np.zeros(n, np.int64),
         hap_offset=np.zeros(n, np.int64),
-        hap=np.empty(int(paired.sum()), np.int64),
+        hap=np.empty(int(combined.sum()), np.int64),
         fragment_offset=np.zeros(n, np.int64),
-        fragments=np.empty(int((paired * n_reads).sum())),
+        fragments=np.empty(int((combined * n_reads).sum())),
         row_offset=np.zeros(n, np.int64),
         strand=np.zeros(int(n_reads.sum()), np.int8),
-        pair_offset=np.zeros(n, np.int64),
-        pairs=np.empty(int((paired**2).sum())),
-        best=np.zeros((n, 2), np.int64),
+        posterior_offset=np.zeros(n, np.int64),
+        posterior=np.empty(int(np.array(room)[combined].sum())),
+        best=np.zeros((n, ploidy), np.int64),
         mapq=np.zeros(n),
     )
     _genotype(
         which, windows.candidate_offset, windows.candidate, candidates.start, candidates.kind, log10_event,
         haplotypes.offset, haplotypes.mask, likelihoods.read_offset, likelihoods.read, likelihoods.offset,
         likelihoods.log10, reads.mapq, reads.flag, reads.mate, float(np.log10(further_prior)),
-        float(np.log10(same_site_prior)), MAX_PAIRED, result.n_haps, result.n_fragments, result.hap_offset,
+        float(np.log10(same_site_prior)), limit, ploidy, result.n_haps, result.n_fragments, result.hap_offset,
         result.hap, result.fragment_offset, result.fragments, result.row_offset, result.strand,
-        result.pair_offset, result.pairs, result.best, result.mapq,
+        result.posterior_offset, result.posterior, result.best, result.mapq,
     )  # fmt: skip
     return result
 
 
 @kernel(
-    "void(float64[::1], float64[::1], int8[::1], int64, int64, int64[::1], int64, float64[::1], int64[:, ::1],"
-    " float64[::1])"
+    "void(float64[::1], float64[::1], int8[::1], int64, int64, int64, int64[::1], int64, float64[::1],"
+    " int64[:, ::1], float64[::1])"
 )
 def summarise_site(
-    pairs: NDArray[np.float64],
+    posterior: NDArray[np.float64],
     fragments: NDArray[np.float64],
     strand: NDArray[np.int8],
+    ploidy: int,
     n_haps: int,
     n_fragments: int,
     allele_of_hap: NDArray[np.int64],
@@ -318,7 +399,7 @@ def summarise_site(
     support: NDArray[np.int64],
     spare: NDArray[np.float64],
 ) -> None:
-    """Collapse a window's haplotype pairs and templates to the alleles of one site.
+    """Collapse a window's genotypes and templates to the alleles of one site.
 
     Parameters
     ----------
@@ -326,27 +407,36 @@ def summarise_site(
         int64 [n_haps], 0 = reference, 1.. = alternative; n_alleles = something else at this place (counts as
         the reference in genotypes, supports no allele).
     log10_genotype
-        Out: float64 [n_alleles (n_alleles + 1) / 2], log10 of the summed posterior, VCF genotype order.
+        Out: float64 [n_genotypes(n_alleles, ploidy)], log10 of the summed posterior, VCF genotype order.
     support
         Out: int64 [n_alleles + 1, 2], templates that prefer each allele, by forward and reverse reads; the last
         row counts those that prefer none.
     spare
-        Out: float64 [n_alleles], log10 of P(templates | a, x), with x an allele nobody has seen, relative to
-        P(templates | a, a): the genotypes with <NON_REF> of a gVCF.
+        Out: float64 [n_alleles], log10 of P(templates | a .. a, x), with one copy of an allele x nobody has seen,
+        relative to P(templates | a .. a): the genotypes with <NON_REF> of a gVCF.
     """
     for g in range(len(log10_genotype)):
         log10_genotype[g] = -1e300
-    for a in range(n_haps):
-        for b in range(a, n_haps):
-            x, y = allele_of_hap[a], allele_of_hap[b]
+    copies = np.zeros(ploidy, np.int64)
+    alleles = np.empty(ploidy, np.int64)
+    number = 0
+    more = True
+    while more:
+        for i in range(ploidy):
+            x = allele_of_hap[copies[i]]
             x = 0 if x == n_alleles else x
-            y = 0 if y == n_alleles else y
-            low, high = min(x, y), max(x, y)
-            g = high * (high + 1) // 2 + low
-            v = pairs[a * n_haps + b]
-            top = max(log10_genotype[g], v)
-            if top > -1e299:
-                log10_genotype[g] = top + np.log10(10.0 ** (log10_genotype[g] - top) + 10.0 ** (v - top))
+            j = i
+            while j > 0 and alleles[j - 1] > x:
+                alleles[j] = alleles[j - 1]
+                j -= 1
+            alleles[j] = x
+        g = _genotype_number(alleles, ploidy)
+        v = posterior[number]
+        top = max(log10_genotype[g], v)
+        if top > -1e299:
+            log10_genotype[g] = top + np.log10(10.0 ** (log10_genotype[g] - top) + 10.0 ** (v - top))
+        number += 1
+        more = _next_genotype(copies, ploidy, n_haps)
     for a in range(n_alleles + 1):
         support[a, 0] = support[a, 1] = 0
     for a in range(n_alleles):
@@ -379,4 +469,5 @@ def summarise_site(
         for a in range(n_alleles):
             if best[a] > -1e299:
                 unseen = min(worst, best[top] - 2.5)
-                spare[a] += np.log10(0.5 + 0.5 * 10.0 ** min(30.0, unseen - best[a]))
+                share = 1.0 / ploidy
+                spare[a] += np.log10((1.0 - share) + share * 10.0 ** min(30.0, unseen - best[a]))

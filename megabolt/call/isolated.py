@@ -26,9 +26,10 @@ U = np.uint64
 class SnpCalls:
     """One row per candidate SNP.
 
-    candidate: int64 [n]. log10_likelihood: float64 [n, 3] of 0/0, 0/1, 1/1.
+    candidate: int64 [n]. log10_likelihood: float64 [n, ploidy + 1], by copies of the alternative: 0/0, 0/1, 1/1.
     support: int64 [n, 3, 2], templates that show the reference, the alternative, another base; by forward and
-    reverse. log10_spare: float64 [n, 2], likelihoods of 0/x and 1/x with x unseen, relative to 0/0 and 1/1.
+    reverse. log10_spare: float64 [n, 2], likelihoods of 0/x and 1/x (one copy of the unseen x), relative to
+    0/0 and 1/1.
     mapq: float64 [n], root mean square.
     """
 
@@ -63,11 +64,12 @@ def query_index(position: Any, start: Any, first_base: Any, operations: Any, cig
 
 
 @kernel(
-    "void(int64[::1], int64[::1], int64[::1], uint8[::1], uint8[::1], int64[::1], int64[::1], int64, uint8[::1],"
+    "void(int64, int64[::1], int64[::1], int64[::1], uint8[::1], uint8[::1], int64[::1], int64[::1], int64, uint8[::1],"
     " uint16[::1], int64[::1], uint8[::1], uint8[::1], int64[::1], uint32[::1], int32[::1],"
     " float64[:, ::1], int64[:, :, ::1], float64[:, ::1], float64[::1])"
 )
 def _pileup(
+    ploidy: Any,
     chosen: Any,
     positions: Any,
     sequence_offset: Any,
@@ -139,11 +141,15 @@ def _pileup(
             if n_seen == 0:
                 continue
             likelihood[k, 0] += log_ref
-            likelihood[k, 2] += log_alt
+            likelihood[k, ploidy] += log_alt
             top = max(log_ref, log_alt)
-            likelihood[k, 1] += top + np.log10(0.5 + 0.5 * 10.0 ** -abs(log_ref - log_alt))
-            spare[k, 0] += np.log10(0.5 + 0.5 * 10.0 ** (log_other - log_ref))
-            spare[k, 1] += np.log10(0.5 + 0.5 * 10.0 ** (log_other - log_alt))
+            from_ref, from_alt = 10.0 ** (log_ref - top), 10.0 ** (log_alt - top)
+            for copies in range(1, ploidy):
+                mixed = ((ploidy - copies) * from_ref + copies * from_alt) / ploidy
+                likelihood[k, copies] += top + np.log10(mixed)
+            share = 1.0 / ploidy
+            spare[k, 0] += np.log10((1.0 - share) + share * 10.0 ** (log_other - log_ref))
+            spare[k, 1] += np.log10((1.0 - share) + share * 10.0 ** (log_other - log_alt))
             which = 2
             if log_ref - log_alt > 0.5:
                 which = 0
@@ -153,12 +159,14 @@ def _pileup(
         rms[k] = np.sqrt(squares / max(1, n_reads))
 
 
-def pileup_snps(chosen: NDArray[np.int64], candidates: Candidates, reads: Reads, ref: NDArray[np.uint8]) -> SnpCalls:
-    """Genotype likelihoods of the candidate SNPs numbered `chosen`."""
+def pileup_snps(
+    chosen: NDArray[np.int64], candidates: Candidates, reads: Reads, ref: NDArray[np.uint8], *, ploidy: int = 2
+) -> SnpCalls:
+    """Genotype likelihoods of the candidate SNPs numbered `chosen`, where the genome has `ploidy` copies."""
     n = len(chosen)
-    calls = SnpCalls(chosen, np.empty((n, 3)), np.empty((n, 3, 2), np.int64), np.empty((n, 2)), np.empty(n))
+    calls = SnpCalls(chosen, np.empty((n, ploidy + 1)), np.empty((n, 3, 2), np.int64), np.empty((n, 2)), np.empty(n))
     _pileup(
-        chosen, candidates.start, candidates.sequence_offset, candidates.sequence, ref, reads.start, reads.stop,
+        ploidy, chosen, candidates.start, candidates.sequence_offset, candidates.sequence, ref, reads.start, reads.stop,
         reads.max_span, reads.mapq, reads.flag, reads.base_offset, reads.bases, reads.qualities,
         reads.cigar_offset, reads.cigar, reads.mate, calls.log10_likelihood, calls.support, calls.log10_spare,
         calls.mapq,

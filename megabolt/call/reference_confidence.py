@@ -10,6 +10,7 @@ indel, which only reads that span the whole repeat can exclude.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,20 +31,21 @@ _REACH = 5
 #: Tandem tracts of at least this length must be spanned entirely.
 _TRACT = 9
 _MAX_PL = 99999
+#: Phred of a read that spans a place and shows no indel, where every copy has one.
+_INDEL_MISSED = 100 * np.log10(2)
 
 
-def _tables() -> NDArray[np.int32]:
-    """int32 [2, 3, 64]: phred x _SCALE of 0/0, 0/1, 1/1 for a base that agrees / differs, by base quality."""
+@functools.cache
+def _tables(ploidy: int) -> NDArray[np.int32]:
+    """int32 [2, ploidy + 1, 64]: phred x _SCALE of 0, 1 .. ploidy copies of something else, for a base that agrees /
+    differs, by base quality."""
     q = np.arange(64)
     e = np.minimum(0.75, 10 ** (-q / 10))
     right, wrong = 1 - e, e / 3
-    half = (right + wrong) / 2
-    agree = np.stack([right, half, wrong])
-    differ = np.stack([wrong, half, right])
+    share = (np.arange(ploidy + 1) / ploidy)[:, None]
+    agree = (1 - share) * right + share * wrong
+    differ = (1 - share) * wrong + share * right
     return np.ascontiguousarray(np.round(-10 * np.log10(np.stack([agree, differ])) * _SCALE), np.int32)
-
-
-_TABLES = _tables()
 
 
 @kernel(
@@ -66,7 +68,7 @@ def _accumulate(
     phred: Any,
     spanning: Any,
 ) -> None:
-    """phred: int64 [high - low, 3], sums over reads; spanning: int32, reads that reach beyond on both sides."""
+    """phred: int64 [high - low, ploidy + 1], sums over reads; spanning: int32, reads that reach beyond both sides."""
     for i in range(len(starts)):
         if stops[i] <= low or starts[i] >= high:
             continue
@@ -85,7 +87,7 @@ def _accumulate(
                         continue
                     quality: Any = max(6, min(np.int64(qualities[U(q + x)]), cap))
                     differs = 0 if base == ref[U(p + x)] else 1
-                    for g in range(3):
+                    for g in range(phred.shape[1]):
                         phred[U(p + x - low), U(g)] += tables[U(differs), U(g), U(quality)]
                 p += l
                 q += l
@@ -138,6 +140,8 @@ def reference_blocks(
     stop: int,
     covered: Sequence[tuple[int, int]],
     bands: Sequence[int],
+    *,
+    ploidy: int = 2,
 ) -> list[VcfRecord]:
     """Reference blocks of [start, stop), contig coordinates, outside `covered`.
 
@@ -149,20 +153,23 @@ def reference_blocks(
         Half-open intervals, contig coordinates, that variant records take.
     bands
         Ascending lower limits of the GQ bands, beginning with 0.
+    ploidy
+        Copies of the genome in [start, stop).
     """
     low, high = start - origin, stop - origin
-    phred = np.zeros((high - low, 3), np.int64)
+    phred = np.zeros((high - low, ploidy + 1), np.int64)
     spanning = np.zeros(high - low + 1, np.int32)
     _accumulate(
         ref, reads.start, reads.stop, reads.mapq, reads.base_offset, reads.bases, reads.qualities,
-        reads.cigar_offset, reads.cigar, _TABLES, low, high, phred, spanning,
+        reads.cigar_offset, reads.cigar, _tables(ploidy), low, high, phred, spanning,
     )  # fmt: skip
     _span_tracts(reads.start, reads.stop, reads.max_span, tract, low, high, spanning)
-    # 0/1 against 0/0 for an indel: each spanning read that shows none halves it
-    indel = spanning[:-1].astype(np.float64) * (10 * np.log10(2))
-    het = np.minimum((phred[:, 1] - phred[:, 0]) / _SCALE, indel)
-    hom = np.minimum((phred[:, 2] - phred[:, 0]) / _SCALE, 10 * indel)
-    gq = np.clip(np.minimum(het, hom), 0, 99).astype(np.int64)
+    others = []
+    for copies in range(1, ploidy + 1):
+        # an indel: each spanning read that shows none is as unlikely as it is to come from another copy
+        each = 10 * np.log10(ploidy / (ploidy - copies)) if copies < ploidy else _INDEL_MISSED
+        others.append(np.minimum((phred[:, copies] - phred[:, 0]) / _SCALE, spanning[:-1] * each))
+    gq = np.clip(np.minimum.reduce(others), 0, 99).astype(np.int64)
     depth = evidence.fragments[low:high].astype(np.int64)
     band = np.searchsorted(np.asarray(bands), gq, side="right")
     free = np.ones(high - low, np.bool_)
@@ -171,18 +178,18 @@ def reference_blocks(
     change = np.flatnonzero((np.diff(band) != 0) | (np.diff(free.astype(np.int8)) != 0)) + 1
     begins = np.concatenate([[0], change])
     ends = np.concatenate([change, [high - low]])
-    lows = [np.minimum.reduceat(np.maximum(0, x), begins) for x in (het, hom, gq, depth)]
+    lows = [np.minimum.reduceat(np.maximum(0, x), begins) for x in (gq, depth, *others)]
     blocks = []
     for k in np.flatnonzero(free[begins]).tolist():
         b, e = int(begins[k]), int(ends[k])
-        pl = (0, min(_MAX_PL, int(lows[0][k])), min(_MAX_PL, int(lows[1][k])))
+        pl = (0, *(min(_MAX_PL, int(low_of[k])) for low_of in lows[2:]))
         letter = chr(LETTERS[ref[low + b]])
-        blocks.append(_block(contig, start + b, start + e, letter, int(lows[2][k]), int(lows[3][k]), pl))
+        blocks.append(_block(contig, start + b, start + e, letter, int(lows[0][k]), int(lows[1][k]), pl))
     return blocks
 
 
 def _block(contig: str, start: int, stop: int, letter: str, gq: int, depth: int, pl: tuple[int, ...]) -> VcfRecord:
-    genotype = {"GT": "0/0", "DP": depth, "GQ": gq, "MIN_DP": depth, "PL": pl}
+    genotype = {"GT": "/".join("0" * (len(pl) - 1)), "DP": depth, "GQ": gq, "MIN_DP": depth, "PL": pl}
     return VcfRecord(contig, start, letter, (NON_REF,), None, ".", {"END": stop}, genotype)
 
 
@@ -199,7 +206,8 @@ def join_reference_blocks(blocks: Sequence[VcfRecord], bands: Sequence[int]) -> 
             same_band = np.searchsorted(limits, last.genotype["GQ"], side="right") == np.searchsorted(
                 limits, block.genotype["GQ"], side="right"
             )
-            if last.contig == block.contig and last.stop == block.start and same_band:
+            same_ploidy = last.genotype["GT"] == block.genotype["GT"]
+            if last.contig == block.contig and last.stop == block.start and same_band and same_ploidy:
                 a, b = last.genotype, block.genotype
                 pl = tuple(min(x, y) for x, y in zip(a["PL"], b["PL"]))
                 joined[-1] = _block(
