@@ -12,7 +12,8 @@ Order of operations:
   1. genome, or read the FASTA given;
   2. variants: SNPs, indels (half of them in tandem repeats), sites with two alternative alleles;
   3. two haplotypes, and reads drawn from them in turn;
-  4. errors according to the base qualities, which decay along the read.
+  4. whole units gained or lost in tandem repeats of the fragment (--library), as often as was measured;
+  5. errors according to the base qualities, which decay along the read.
 
 Writes ref.fa (if made), classes.bed (--hard), truth.vcf.gz, truth.bed (all but N), R1.fastq.gz, R2.fastq.gz and
 simulation.json. A read's name says where it comes from:
@@ -77,6 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="extra wrong bases, whatever the quality says (default: 0)",
     )
     reads.add_argument("--profile", default="hiseqx", metavar="NAME", help="qualities: hiseqx (default) or novaseq")
+    reads.add_argument(
+        "--library",
+        default="none",
+        metavar="NAME",
+        help="indel errors in tandem repeats: none (default), pcr-free or pcr (shared by duplicates)",
+    )
     parser.add_argument("--truth-bam", action="store_true", help="also write truth.bam: each read's true alignment")
     _options.add_consent(parser)
 
@@ -91,11 +98,13 @@ def main(args: argparse.Namespace) -> int:
     from megabolt.simulate.hard import HardGenomeOptions
     from megabolt.simulate.job import SimulationRequest, run_simulate, run_simulate_from
     from megabolt.simulate.reads import ReadOptions
+    from megabolt.simulate.slippage import outside_tracts
 
     if args.hard and (args.reference is not None or args.haplotypes is not None):
         raise UsageError("--hard is for a made genome", "Leave out --reference and --haplotypes.")
     kind = HardGenomeOptions if args.hard else GenomeOptions
     mean, sd = args.insert
+    indel = outside_tracts(args.library) / 2
     request = SimulationRequest(
         outdir=args.outdir,
         seed=args.seed,
@@ -112,7 +121,10 @@ def main(args: argparse.Namespace) -> int:
             insert_sd=sd,
             duplicates=args.duplicates,
             substitution=args.substitution,
+            insertion_error=indel,
+            deletion_error=indel,
             profile=args.profile,
+            library=args.library,
         ),
         truth_bam=args.truth_bam,
     )

@@ -33,6 +33,8 @@ SHARED_CALLEES = (
     "align/split.py",
     "align/tails.py",
     "align/alignments.py",
+    "simulate/draws.py",
+    "simulate/slippage.py",
 )
 
 

@@ -28,6 +28,17 @@ from numpy.typing import NDArray
 from megabolt.compute.jit import inline, kernel
 from megabolt.errors import UsageError
 from megabolt.formats.bases import N
+from megabolt.simulate.draws import draw, seed_for, uniform, waiting_time
+from megabolt.simulate.slippage import (
+    MAX_GROWTH,
+    MAX_SLIPS,
+    REACH,
+    draw_slips,
+    fill_template,
+    library_named,
+    sort_slips,
+    tracts_of,
+)
 
 #: Levels of wear between a fresh and a worn-out cycle for which quality distributions are tabulated.
 N_LEVELS = 64
@@ -69,7 +80,7 @@ PROFILES: dict[str, QualityProfile] = {
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How reads are drawn. Lengths in bases; rates per base; `duplicates` per pair."""
+    """How reads are drawn. Lengths in bases; rates per base; `duplicates` per pair; `library`: see `slippage`."""
 
     length: int = 150
     insert_mean: float = 420.0
@@ -79,6 +90,7 @@ class ReadOptions:
     insertion_error: float = 3e-5
     deletion_error: float = 3e-5
     profile: str = "hiseqx"
+    library: str = "none"
 
     def __post_init__(self) -> None:
         if not 20 <= self.length <= 1000:
@@ -90,6 +102,7 @@ class ReadOptions:
                 raise UsageError(f"the rate {name} = {getattr(self, name)} is not in [0, 1)")
         if self.profile not in PROFILES:
             raise UsageError(f"unknown quality profile {self.profile!r}", f"Known: {', '.join(PROFILES)}.")
+        library_named(self.library)
 
 
 @dataclass(frozen=True)
@@ -215,6 +228,7 @@ def simulate_reads(
             options.deletion_error,
         ]
     )
+    tracts = tracts_of(source.codes, source.contig_start, options.library)
     record = 100 + max(len(name) for name in encoded) + 2 * options.length
     out = np.empty((2, pairs_per_batch * record), np.uint8)
     size = np.zeros(2, np.int64)
@@ -239,6 +253,11 @@ def simulate_reads(
             values,
             cumulative,
             p_error,
+            tracts.start,
+            tracts.period,
+            tracts.units,
+            tracts.hazard,
+            tracts.steps,
             out,
             size,
             places,
@@ -256,41 +275,6 @@ def mean_error(profile: QualityProfile, wear: float) -> float:
     _, _, p_error = quality_tables(profile)
     weights = (1 - wear) * np.array(profile.fresh) + wear * np.array(profile.worn)
     return float((weights * p_error).sum() / weights.sum())
-
-
-@inline
-def _mix(word: Any) -> Any:
-    """The splitmix64 finaliser: neighbours become unrelated words."""
-    word = (word ^ (word >> U(30))) * U(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> U(27))) * U(0x94D049BB133111EB)
-    return word ^ (word >> U(31))
-
-
-@inline
-def _draw(state: Any) -> Any:
-    """The next 64 random bits; state is uint64 [1]."""
-    state[0] += U(0x9E3779B97F4A7C15)
-    return _mix(state[0])
-
-
-@inline
-def _uniform(state: Any) -> Any:
-    """Uniform in (0, 1): never 0, so that its logarithm exists."""
-    return (float(_draw(state) >> U(11)) + 0.5) * (1.0 / 9007199254740992.0)
-
-
-@inline
-def _seed(state: Any, seed: Any, ordinal: Any, stream: Any) -> Any:
-    """Start the generator of one pair and one purpose (fragment or sequencing)."""
-    state[0] = _mix(seed + _mix(U(ordinal) * U(4) + U(stream) + U(0x9E3779B97F4A7C15)))
-
-
-@inline
-def _waiting_time(state: Any, rate: Any) -> Any:
-    """Bases until the next event of a rare kind (geometric)."""
-    if rate <= 0.0:
-        return 1 << 30
-    return int(min(math.log(_uniform(state)) / math.log1p(-rate), 1e9))
 
 
 @inline
@@ -317,9 +301,18 @@ def _reference_position(anchor: Any, anchor_reference: Any, position: Any) -> An
     return here
 
 
+@inline
+def _next_place(template: Any, k: Any) -> Any:
+    """The place of the first base at or behind template[k] that is no gained one; gained ones precede a tract."""
+    while template[k] < 0:
+        k += 1
+    return template[k]
+
+
 @kernel(
     "int64(int64, int64, uint64, uint8[::1], int64[::1], int64, uint8[::1], int64[::1], int64[::1],"
     "int64[::1], int64, float64[::1], uint8[:, ::1], uint8[::1], float64[:, ::1], float64[::1],"
+    "int64[::1], uint8[::1], int32[::1], float64[:, ::1], float64[:, ::1],"
     "uint8[:, ::1], int64[::1], int64[:, :, ::1])"
 )
 def fill_pairs(
@@ -339,6 +332,11 @@ def fill_pairs(
     values: NDArray[np.uint8],
     cumulative: NDArray[np.float64],
     p_error: NDArray[np.float64],
+    tract_start: NDArray[np.int64],
+    period: NDArray[np.uint8],
+    units: NDArray[np.int32],
+    hazard: NDArray[np.float64],
+    steps: NDArray[np.float64],
     out: NDArray[np.uint8],
     size: NDArray[np.int64],
     places: NDArray[np.int64],
@@ -347,12 +345,15 @@ def fill_pairs(
 
     places: see `simulate_reads`; left alone if it has no rows.
     """
-    # i: pair; t: base of the fragment as the mate reads it; c: cycle; rates: see simulate_reads
+    # i: pair; t: base of the template as the mate reads it; c: cycle; rates: see simulate_reads
     insert_mean, insert_sd, duplicates, substitution = rates[0], rates[1], rates[2], rates[3]
     insertion, deletion = rates[4], rates[5]
     indel = insertion + deletion
     letters = np.array([65, 67, 71, 84, 78], np.uint8)
     state = np.zeros(1, np.uint64)
+    slips = np.zeros((2 * MAX_SLIPS, 2), np.int64)
+    template = np.zeros(int(insert_mean + 10.0 * insert_sd) + MAX_GROWTH + 1, np.int64)
+    reach = length + (REACH if len(tract_start) else 0)
     place = np.zeros(2, np.int64)  # reference position of each mate's leftmost base
     size[0] = 0
     size[1] = 0
@@ -360,24 +361,24 @@ def fill_pairs(
     for i in range(first, first + n):
         origin = i
         while duplicates > 0.0 and origin > 0:  # copies of copies lead back to the first one
-            _seed(state, seed, origin, 0)
-            if _uniform(state) >= duplicates:
+            seed_for(state, seed, origin, 0)
+            if uniform(state) >= duplicates:
                 break
-            origin -= 1 + int(_uniform(state) * min(origin, 5000))
-        _seed(state, seed, origin, 1)
+            origin -= 1 + int(uniform(state) * min(origin, 5000))
+        seed_for(state, seed, origin, 1)
         haplotype = origin & 1
         low = contig_start[n_first] if haplotype == 1 else 0
         high = contig_start[n_contigs] if haplotype == 1 else contig_start[n_first]
         start, insert, contig, found = 0, 0, np.int64(0), False
         for _attempt in range(10000):
-            normal = math.sqrt(-2.0 * math.log(_uniform(state))) * math.cos(6.283185307179586 * _uniform(state))
+            normal = math.sqrt(-2.0 * math.log(uniform(state))) * math.cos(6.283185307179586 * uniform(state))
             insert = int(insert_mean + insert_sd * normal + 0.5)
-            start = low + int(_uniform(state) * (high - low))
+            start = low + int(uniform(state) * (high - low))
             contig = np.int64(np.searchsorted(contig_start, start, side="right") - 1)
             if insert < 35 or start + insert > contig_start[contig + 1]:
                 continue
             found = True
-            for t in range(min(length, insert)):
+            for t in range(min(reach, insert)):
                 if codes[start + t] > 3 or codes[start + insert - 1 - t] > 3:
                     found = False
                     break
@@ -385,13 +386,23 @@ def fill_pairs(
                 break
         if not found:
             return i - first
-        flip = np.int64(_draw(state) & U(1))  # 0: mate 1 reads the forward strand
+        flip = np.int64(draw(state) & U(1))  # 0: mate 1 reads the forward strand
+        n_slips = 0
+        tract = np.int64(np.searchsorted(tract_start, start))
+        tract_stop = np.int64(np.searchsorted(tract_start, start + insert))
+        if len(tract_start):
+            seed_for(state, seed, origin, 3)
+            n_slips = draw_slips(state, tract, tract_stop, hazard[0], period, units, steps, n_slips, slips)
+        seed_for(state, seed, i, 2)
+        if len(tract_start):
+            n_slips = draw_slips(state, tract, tract_stop, hazard[1], period, units, steps, n_slips, slips)
+            n_slips = sort_slips(slips, n_slips)
+        insert = fill_template(start, start + insert, tract_start, period, units, slips, n_slips, template)
         span = min(length, insert)
-        left = _reference_position(anchor, anchor_reference, start)
-        right = _reference_position(anchor, anchor_reference, start + insert - span)
+        left = _reference_position(anchor, anchor_reference, _next_place(template, 0))
+        right = _reference_position(anchor, anchor_reference, _next_place(template, insert - span))
         place[0] = right if flip else left
         place[1] = left if flip else right
-        _seed(state, seed, i, 2)
         for mate in range(2):
             reverse = (mate == 1) != (flip == 1)
             at = size[mate]
@@ -420,16 +431,16 @@ def fill_pairs(
             at += 1
             quality_at = at + length + 3
             # Wear: a few reads are poor throughout, all get worse towards the end, mate 2 more so.
-            wear = -0.04 * math.log(_uniform(state))
-            if _uniform(state) < 0.015:
+            wear = -0.04 * math.log(uniform(state))
+            if uniform(state) < 0.015:
                 wear += 0.7
             slope = 0.45 if mate == 0 else 0.65
-            next_indel = _waiting_time(state, indel)
-            next_extra = _waiting_time(state, substitution)
+            next_indel = waiting_time(state, indel)
+            next_extra = waiting_time(state, substitution)
             t = 0
             q = len(values) - 1
             for c in range(length):
-                bits = _draw(state)
+                bits = draw(state)
                 if c == 0 or (bits & U(0xFFFF)) < U(22938):  # 35 % of cycles draw a new quality
                     share = (c + 1.0) / length
                     level = min(int((wear + slope * share * math.sqrt(share)) * N_LEVELS), N_LEVELS - 1)
@@ -439,21 +450,23 @@ def fill_pairs(
                         q += 1
                 inserted = False
                 if next_indel == 0:
-                    if _uniform(state) * indel < insertion:
+                    if uniform(state) * indel < insertion:
                         inserted = True
                     else:
                         t += 1
-                    next_indel = _waiting_time(state, indel) + 1
+                    next_indel = waiting_time(state, indel) + 1
                 next_indel -= 1
                 base = np.uint8(78)
                 code = np.int64(4)
+                there = np.int64(-1)
+                if t < insert:
+                    there = template[insert - 1 - t if reverse else t]
                 if places.shape[1] > 0:
-                    there = start + insert - 1 - t if reverse else start + t
-                    places[mate, i - first, c] = there if t < insert and not inserted else -1
+                    places[mate, i - first, c] = there if there >= 0 and not inserted else -1
                 if inserted:
-                    code = np.int64(_draw(state) >> U(62))
+                    code = np.int64(draw(state) >> U(62))
                 elif t < insert:
-                    code = np.int64(codes[start + insert - 1 - t]) if reverse else np.int64(codes[start + t])
+                    code = np.int64(codes[there if there >= 0 else -1 - there])
                     if code < 4 and reverse:
                         code = 3 - code
                     t += 1
@@ -462,12 +475,12 @@ def fill_pairs(
                     t += 1
                 if next_extra == 0:
                     if code < 4:
-                        code = (code + 1 + int(_uniform(state) * 3)) & 3
-                    next_extra = _waiting_time(state, substitution) + 1
+                        code = (code + 1 + int(uniform(state) * 3)) & 3
+                    next_extra = waiting_time(state, substitution) + 1
                 next_extra -= 1
                 if code < 4:
-                    if _uniform(state) < p_error[q]:
-                        code = (code + 1 + int(_uniform(state) * 3)) & 3
+                    if uniform(state) < p_error[q]:
+                        code = (code + 1 + int(uniform(state) * 3)) & 3
                     base = letters[code]
                 text[at + c] = base
                 text[quality_at + c] = 33 + values[q]
