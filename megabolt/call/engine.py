@@ -8,7 +8,8 @@ are clipped; group them into windows;
 isolated SNPs from the pileup, all other windows through haplotypes, pair-HMM and genotyping; emit.
 
 Each window belongs to the chunk that holds its first base, and is decided from the data around it only: however
-the genome is cut into chunks, the same records come out.
+the genome is cut into chunks, the same records come out. The exception is the indel error model, which is learnt
+from all reads of a chunk: jobs therefore always cut the genome at the same places.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from megabolt.call.emit import EmitContext, pileup_records, window_records
 from megabolt.call.evidence import SNP, Evidence, collect_evidence
 from megabolt.call.genotype import genotype_windows
 from megabolt.call.haplotypes import enumerate_haplotypes, reads_of_windows
+from megabolt.call.indel_errors import learn_open_table
 from megabolt.call.isolated import pileup_snps
 from megabolt.call.likelihood import score_windows
 from megabolt.call.ploidy import ALL_DIPLOID, PloidyMap
@@ -70,6 +72,8 @@ class CallOptions:
         Reads of one window; beyond it a fixed sample of the templates is taken.
     assemble
         Local assembly where soft clips pile up: finds long insertions and deletions.
+    learn_indel_errors
+        Learn from each chunk's reads how often they slip in repeats; else the curve of PCR-free libraries is taken.
     snp_prior, indel_prior, further_prior, same_site_prior
         P(a copy differs so from the reference); of each further event in a window; of a second allele of an indel
         site.
@@ -101,6 +105,7 @@ class CallOptions:
     max_pad: int = 80
     max_reads: int = 400
     assemble: bool = True
+    learn_indel_errors: bool = True
     snp_prior: float = 1e-3
     indel_prior: float = 1e-4
     further_prior: float = 1e-2
@@ -145,6 +150,7 @@ class _Chunk:
     candidates: Candidates
     together: list[NDArray[np.int64]]
     windows: Windows
+    open_by_tract: NDArray[np.float64] | None
 
 
 def call_chunk(
@@ -229,8 +235,11 @@ def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: in
         candidates, ref, n_ref, origin, evidence.depth, evidence.clips, tract,
         gap=options.window_gap, max_width=options.max_window, pad=options.pad, max_pad=options.max_pad,
     )  # fmt: skip
+    table = (
+        learn_open_table(reads, period, tract, start - origin, stop - origin) if options.learn_indel_errors else None
+    )
     return _Chunk(
-        contig, start, stop, origin, n_ref, ref, tract, period, reads, evidence, candidates, together, windows
+        contig, start, stop, origin, n_ref, ref, tract, period, reads, evidence, candidates, together, windows, table
     )
 
 
@@ -268,7 +277,10 @@ def _call_complex(
     haplotypes = enumerate_haplotypes(
         chunk.windows, which, chunk.candidates, chunk.reads, window_reads, chunk.ref, chunk.together
     )
-    likelihoods = score_windows(chunk.windows, which, window_reads, haplotypes, chunk.reads, backend=options.backend)
+    likelihoods = score_windows(
+        chunk.windows, which, window_reads, haplotypes, chunk.reads, backend=options.backend,
+        open_by_tract=chunk.open_by_tract,
+    )  # fmt: skip
     genotypes = genotype_windows(
         chunk.windows, which, chunk.candidates, chunk.reads, haplotypes, likelihoods,
         log10_event=_log10_event_priors(chunk, options), further_prior=options.further_prior,

@@ -3,7 +3,8 @@
 
 The chance that a read shows an indel grows with the repeats it crosses: Q45 outside tracts, Q12 in a run of 14.
 The table is looked up on the haplotype, not on the reference: a haplotype that carries a longer repeat also
-explains more slips. The curve is the one measured on PCR-free libraries with truth-variant sites left out.
+explains more slips. The curve is the one measured on PCR-free libraries with truth-variant sites left out;
+`indel_errors.py` learns that of the sample at hand.
 """
 
 from __future__ import annotations
@@ -43,8 +44,13 @@ def pcr_free_rate(period: int, units: int) -> float:
     return float(10 ** (-np.interp(units, units_known, phred) / 10))
 
 
-def open_table() -> NDArray[np.float64]:
+def open_table(rates: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """P(open) per base, float64 [MAX_PERIOD + 1, MAX_UNITS + 1]; row 0 is outside tracts.
+
+    Parameters
+    ----------
+    rates
+        P(a read across a tract shows an indel in it), of the same shape; the PCR-free curve by default.
 
     Notes
     -----
@@ -56,7 +62,7 @@ def open_table() -> NDArray[np.float64]:
     for period in range(1, MAX_PERIOD + 1):
         g = EXTEND[period]
         for units in range(2, MAX_UNITS + 1):
-            rate = pcr_free_rate(period, units)
+            rate = pcr_free_rate(period, units) if rates is None else float(rates[period, units])
             per_base = rate / 2 / (period * units) / (g ** (period - 1) * (1 - g))  # (1)
             table[period, units] = min(MAX_OPEN, max(per_base, BASE_OPEN * 0.5))
     return table

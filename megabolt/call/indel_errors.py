@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How often this library's reads show an indel in a tandem repeat, learnt from the reads without any truth.
+
+In: `Reads`, tandem tracts of the reference. Out: gap-open table of `str_model.open_table`. Next: `likelihood.py`.
+
+Libraries differ by 20 dB at the same repeat: a PCR-free curve calls the slips of a PCR library, a PCR curve misses
+the alleles of a clean one. Reads of one tract that differ from the reference are either errors or an allele, so an
+expectation-maximisation weighs the four kinds of tract (reference, one copy differs, both alike, both differently)
+against the error rate of all tracts of that period and length. Cells with few reads follow the measured PCR-free
+curve, scaled by what the other lengths of the period show.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megabolt.call.reads import Reads
+from megabolt.call.str_model import MAX_PERIOD, MAX_UNITS, open_table, pcr_free_rate
+from megabolt.compute.jit import kernel
+
+U = np.uint64
+#: Aligned bases that a read must have on both sides of a tract to tell its length.
+FLANK = 5
+#: Reads of lower MAPQ may come from another tract.
+MIN_MAPQ = 20
+#: Fewest units looked at: shorter tracts hardly slip, and are many.
+MIN_UNITS = (0, 4, 3, 3, 3, 3, 3)
+#: A tract with fewer reads says nothing about its alleles.
+MIN_READS = 6
+#: The library's level is measured where the curve expects more than this, above what misplaced reads show anywhere.
+LONG_RATE = 10**-2.5
+#: Errors' worth of belief that the library follows the curve, and a period the library; reads' worth that a length
+#: follows its period.
+LIBRARY_WEIGHT, PERIOD_WEIGHT = 3.0, 5.0
+CELL_WEIGHT = 100.0
+#: Reads of one tract count as no more than this, so that no odd place (another locus, a third allele) sets a rate.
+MAX_WEIGHT = 20.0
+#: Units of 4 to 6 bases are rare, and share one row.
+POOLED_PERIOD = 4
+#: Start of the shares of tracts: reference, one copy differs, both alike, both differently; and their weight.
+SHARES = (0.85, 0.08, 0.05, 0.02)
+SHARE_WEIGHT = 20.0
+#: A repeat that slips in every third read is no longer told from one with many alleles.
+MAX_RATE = 0.35
+MIN_RATE = 1e-5
+_ROUNDS = 25
+
+
+@kernel("void(int64[:, ::1], int64[::1], int64[::1], int64, uint8[::1], int64[::1], uint32[::1], int64, int64[:, ::1])")
+def _tract_counts(
+    tracts: Any, starts: Any, stops: Any, max_span: Any, mapq: Any, cigar_offset: Any, cigar: Any, min_mapq: Any,
+    counts: Any,
+) -> None:  # fmt: skip
+    """Per tract (first base, stop): reads across it, those of the reference's length, of the two commonest others."""
+    seen = np.zeros(129, np.int64)  # by length change, -64..64
+    for t in range(len(tracts)):
+        a, b = tracts[t, 0], tracts[t, 1]
+        seen[:] = 0
+        n = 0
+        for i in range(np.searchsorted(starts, a - 5 - max_span), len(starts)):
+            if starts[i] > a - 5:
+                break
+            if stops[i] < b + 5 or np.int64(mapq[i]) < min_mapq:
+                continue
+            change: Any = 0
+            if cigar_offset[i + 1] - cigar_offset[i] > 1:
+                p = starts[i]
+                whole = True
+                for c in range(cigar_offset[i], cigar_offset[i + 1]):
+                    op, l = np.int64(cigar[c] & np.uint32(15)), np.int64(cigar[c] >> np.uint32(4))
+                    if op == 1:
+                        if a <= p <= b:
+                            change += l
+                    elif op == 2 or op == 3:
+                        if p <= b and p + l >= a:
+                            change -= l
+                            # one that takes flanking bases too is another event
+                            whole = whole and p >= a and p + l <= b
+                        p += l
+                    elif op != 4 and op != 5 and op != 6:
+                        p += l
+                if not whole:
+                    continue
+            n += 1
+            seen[U(min(max(change, -64), 64) + 64)] += 1
+        counts[t, 0], counts[t, 1] = n, seen[U(64)]
+        seen[U(64)] = 0
+        for rank in range(2):
+            best = 0
+            for x in range(129):
+                if seen[U(x)] > seen[U(best)]:
+                    best = x
+            counts[t, 2 + rank] = seen[U(best)]
+            seen[U(best)] = 0
+
+
+def whole_tracts(period: NDArray[np.uint8], length: NDArray[np.int32], start: int, stop: int) -> NDArray[np.int64]:
+    """Tracts that begin in [start, stop) and that no longer one overlaps: int64 [n, 4] (start, stop, period, units)."""
+    p, l = period.astype(np.int64), length.astype(np.int64)
+    change = np.flatnonzero((np.diff(p) != 0) | (np.diff(l) != 0)) + 1
+    first = np.concatenate([[0], change])
+    last = np.concatenate([change, [len(p)]])
+    units = l[first] // np.maximum(1, p[first])
+    good = (p[first] > 0) & (last - first == l[first]) & (units >= np.array(MIN_UNITS)[p[first]])
+    good &= (first >= start) & (first < stop)
+    return np.ascontiguousarray(np.column_stack([first, last, p[first], np.minimum(units, MAX_UNITS)])[good])
+
+
+def _fit(counts: NDArray[np.int64], cell: NDArray[np.int64], rate: NDArray[np.float64], weight: float) -> Any:
+    """Rates of all cells by expectation-maximisation; returns them with the errors and the reads behind them.
+
+    counts: as `_tract_counts` gives them; cell: each tract's. rate: where to start, and what `weight` reads say.
+    """
+    n, ref, one, two = counts.T.astype(float)
+    # (1) errors under each kind of tract; (2) a read of a tract with two alleles shows either with 1/2
+    errors = np.stack([n - ref, n - ref - one, n - one, n - one - two])
+    halves = np.stack([0 * n, ref + one, 0 * n, one + two])
+    trust = np.minimum(1, MAX_WEIGHT / n)
+    shares = np.repeat(np.array(SHARES)[:, None], len(rate), axis=1)
+    prior = rate.copy()
+    wrong: NDArray[np.float64] = np.zeros(len(rate))
+    total: NDArray[np.float64] = np.zeros(len(rate))
+    for _ in range(_ROUNDS):
+        r = np.clip(rate, MIN_RATE, MAX_RATE)[cell]
+        log = errors * np.log(r) + (n - errors) * np.log1p(-r) - halves * np.log(2) + np.log(shares[:, cell])
+        weights = np.exp(log - log.max(axis=0))
+        weights /= weights.sum(axis=0)
+        wrong[:] = np.bincount(cell, (weights * errors).sum(axis=0) * trust, len(rate))
+        total[:] = np.bincount(cell, n * trust, len(rate))
+        rate = np.clip((wrong + weight * prior) / (total + weight), MIN_RATE, MAX_RATE)
+        kinds = np.stack([np.bincount(cell, w, len(rate)) for w in weights])
+        shares = (kinds + SHARE_WEIGHT * np.array(SHARES)[:, None]) / (kinds.sum(axis=0) + SHARE_WEIGHT)
+    return rate, wrong, total
+
+
+def _not_falling(rate: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Nearest sequence that never falls, in weighted least squares (pool adjacent violators)."""
+    pools: list[tuple[float, float, int]] = []
+    for r, w in zip(rate.tolist(), weight.tolist()):
+        pools.append((r, w, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (r1, w1, n1), (r2, w2, n2) = pools[-2], pools[-1]
+            pools[-2:] = [((r1 * w1 + r2 * w2) / (w1 + w2), w1 + w2, n1 + n2)]
+    return np.repeat([r for r, _, _ in pools], [n for _, _, n in pools])
+
+
+def learn_rates(tracts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """P(a read across a tract shows an indel in it), float64 [MAX_PERIOD + 1, MAX_UNITS + 1].
+
+    Parameters
+    ----------
+    tracts
+        int64 [n, 4] of `whole_tracts`.
+    counts
+        int64 [n, 4]: reads across each tract; of the reference's length; of the two commonest other lengths.
+    """
+    curve = np.zeros((MAX_PERIOD + 1, MAX_UNITS + 1))
+    for p in range(1, MAX_PERIOD + 1):
+        curve[p, 2:] = [pcr_free_rate(p, u) for u in range(2, MAX_UNITS + 1)]
+    used = counts[:, 0] >= MIN_READS
+    tracts, counts = tracts[used], counts[used]
+    cell = np.minimum(tracts[:, 2], POOLED_PERIOD) * (MAX_UNITS + 1) + tracts[:, 3]
+    flat = curve.ravel()
+    _, wrong, total = _fit(counts, cell, flat, CELL_WEIGHT)
+    # the library's level, then each period's: errors seen in long tracts over those that the curve expects there
+    long = curve >= LONG_RATE
+    seen = np.where(long, wrong.reshape(curve.shape), 0).sum(axis=1)
+    expected = np.where(long, total.reshape(curve.shape) * curve, 0).sum(axis=1)
+    library = (seen.sum() + LIBRARY_WEIGHT) / (expected.sum() + LIBRARY_WEIGHT)
+    scale = (seen + PERIOD_WEIGHT * library) / (expected + PERIOD_WEIGHT)
+    scaled = np.clip(curve * scale[:, None], MIN_RATE, MAX_RATE)
+    rate, _, total = _fit(counts, cell, scaled.ravel(), CELL_WEIGHT)
+    rate, total = rate.reshape(curve.shape), total.reshape(curve.shape)
+    for p in range(1, MAX_PERIOD + 1):
+        rate[p, 2:] = _not_falling(rate[p, 2:], total[p, 2:] + CELL_WEIGHT)
+    rate[POOLED_PERIOD + 1 :] = rate[POOLED_PERIOD]
+    return np.asarray(rate)
+
+
+def learn_open_table(
+    reads: Reads, period: NDArray[np.uint8], length: NDArray[np.int32], start: int, stop: int
+) -> NDArray[np.float64]:
+    """Gap-open table (`str_model.open_table`) of the reads over the tracts that begin in [start, stop).
+
+    Parameters
+    ----------
+    reads
+        With all usable reads that overlap a tract of the stretch.
+    period, length
+        Of the reference, as `str_model.tandem_tracts` gives them.
+    """
+    tracts = whole_tracts(period, length, start, stop)
+    counts = np.zeros((len(tracts), 4), np.int64)
+    _tract_counts(
+        tracts, reads.start, reads.stop, reads.max_span, reads.mapq, reads.cigar_offset, reads.cigar, MIN_MAPQ, counts
+    )
+    return open_table(learn_rates(tracts, counts))
