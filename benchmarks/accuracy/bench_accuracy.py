@@ -3,10 +3,15 @@
 
 A set is described in a JSON file (paths relative to it):
 
-    [{"name": "sim10", "truth": "truth.vcf.gz", "reference": "ref.fa", "regions": null,
-      "calls": {"megabolt": "megabolt.vcf.gz", "freebayes": "freebayes.vcf"}, "min_qual": {"freebayes": 20}}]
+    [{"name": "sim10", "truth": "truth.vcf.gz", "reference": "ref.fa", "regions": null, "bam": "our.bam",
+      "calls": {"other": "other.vcf.gz"}, "min_qual": {"other": 20}}]
 
     python benchmarks/accuracy/bench_accuracy.py sets.json --open-data "who says so and why"
+
+Calls that are given are compared as they are. With "bam", the callers of --callers are run on it, one thread each and
+one after the other, or taken from an earlier run: what they found and took lies in FOLDER/NAME of --work (default: the
+JSON file's folder). Each stands in the table with the filtering of its documentation that gives it the fewest errors.
+--json and --markdown write the figures, with ratios, genotypes right and GQ by decade, --again runs megabolt anew.
 
 --toy needs no data: it simulates a small genome, spoils its truth in a known way and checks the counts.
 With --vcfeval COMMAND, a command that takes TRUTH CALLS REF BED|- OUTDIR and leaves counts.json there, its counts
@@ -23,6 +28,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from accuracy_peers import COMMANDS, FILTERINGS, Runner, filtered
+from accuracy_report import OURS, Line, markdown, report, shortfalls
+from accuracy_scores import best, score
 
 from megabolt.compare.job import CompareOptions, Counts, run_compare
 from megabolt.compare.variants import VariantClass
@@ -51,6 +64,7 @@ class CallSet:
     calls: dict[str, Path]
     regions: Path | None = None
     min_qual: dict[str, float] = field(default_factory=dict)
+    bam: Path | None = None
 
 
 def read_sets(path: Path) -> list[CallSet]:
@@ -61,9 +75,10 @@ def read_sets(path: Path) -> list[CallSet]:
             entry["name"],
             folder / entry["truth"],
             folder / entry["reference"],
-            {caller: folder / calls for caller, calls in entry["calls"].items()},
+            {caller: folder / calls for caller, calls in entry.get("calls", {}).items()},
             folder / entry["regions"] if entry.get("regions") else None,
             entry.get("min_qual", {}),
+            folder / entry["bam"] if entry.get("bam") else None,
         )
         for entry in json.loads(path.read_text(encoding="utf-8"))
     ]
@@ -87,6 +102,34 @@ def measure(call_set: CallSet, open_data: str | None, vcfeval: str | None) -> It
             other = theirs.get(variant_class)
             if other is not None:
                 yield row("", "(vcfeval)", variant_class, other), agree(counts, other)
+
+
+def measure_callers(
+    call_set: CallSet, args: argparse.Namespace, runner: Runner, work: Path
+) -> Iterator[tuple[Line, list[tuple[str, bool]]]]:
+    """Each caller on the set's BAM with its best filtering, and the lines of its table with vcfeval's verdict."""
+    assert call_set.bam is not None
+    options = CompareOptions(regions=call_set.regions)
+    for caller in args.callers:
+        calls, cost = runner.stored(caller, call_set.bam, call_set.reference, work, args.again and caller == OURS)
+        with tempfile.TemporaryDirectory() as folder:
+            scores: dict[str, Any] = {}
+            for filtering in FILTERINGS[caller]:
+                left = filtered(calls, filtering, Path(folder))
+                scores[filtering.name] = score(
+                    call_set.truth, left, call_set.reference, filtering.name, options, args.open_data
+                )
+            line = Line(call_set.name, caller, best(scores.values()), cost)
+            chosen = next(one for one in FILTERINGS[caller] if one.name == line.score.filtering)
+            left = filtered(calls, chosen, Path(folder))
+            theirs = second_opinion(args.vcfeval, call_set, left) if args.vcfeval else {}
+        rows = []
+        for variant_class, counts in line.score.counts.items():
+            rows.append((row(call_set.name, caller, variant_class, counts), True))
+            other = theirs.get(variant_class)
+            if other is not None:
+                rows.append((row("", "(vcfeval)", variant_class, other), agree(counts, other)))
+        yield line, rows
 
 
 def second_opinion(command: str, call_set: CallSet, calls: Path) -> dict[VariantClass, Counts]:
@@ -141,15 +184,31 @@ def check_toy(call_set: CallSet) -> None:
         raise AssertionError(f"{missed} of {n} records missed, not about {expected}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", type=Path, nargs="?", help="JSON file that describes the sets")
     parser.add_argument("--toy", action="store_true", help="simulate a small set instead")
     parser.add_argument("--open-data", metavar="TEXT", help="who says that the data are openly consented, and why")
     parser.add_argument("--vcfeval", metavar="COMMAND", help="a second opinion")
+    parser.add_argument("--callers", nargs="*", choices=COMMANDS, default=list(COMMANDS), help="to run on BAMs")
+    parser.add_argument("--gatk", metavar="COMMAND", default="gatk", help="how GATK is started (default: gatk)")
+    parser.add_argument("--niceness", type=int, default=0, help="of the callers (default: 0)")
+    parser.add_argument("--again", action="store_true", help="run megabolt even if its calls are there")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="where calls and costs are kept")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--markdown", type=Path, help="write tables here")
+    parser.add_argument("--heading", default="Accuracy of callers", help="of the Markdown file")
     args = parser.parse_args(argv)
     if args.toy == (args.sets is not None):
         parser.error("give either a JSON file or --toy")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    runner = Runner(args.gatk, args.open_data, args.niceness)
+    lines: list[Line] = []
+    agreed = True
     with tempfile.TemporaryDirectory() as folder:
         if args.toy:
             sets = [toy(Path(folder))]
@@ -158,11 +217,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             sets = read_sets(args.sets)
         print(HEAD)
-        agreed = True
         for call_set in sets:
-            for line, same in measure(call_set, args.open_data, args.vcfeval):
-                print(line if same else f"{line}   DIFFERS")
+            found = list(measure(call_set, args.open_data, args.vcfeval))
+            if call_set.bam is not None:
+                work = (args.work or args.sets.parent) / call_set.name
+                for line, rows in measure_callers(call_set, args, runner, work):
+                    lines.append(line)
+                    found += rows
+            for text, same in found:
+                print(text if same else f"{text}   DIFFERS")
                 agreed &= same
+    if args.json:
+        args.json.write_text(json.dumps(report(lines), indent=1) + "\n", encoding="utf-8")
+    if args.markdown:
+        args.markdown.write_text(markdown(lines, args.heading), encoding="utf-8")
+    for missed in shortfalls(lines):
+        print("not reached:", missed)
     return 0 if agreed else 1
 
 
