@@ -271,22 +271,24 @@ def resolve_short(c: Any, s: Any, mate: Any, length: Any, lists: Any, stamp: Any
 
 
 @callee
-def _overlaps_resolved(s: Any, mate: Any, x: Any) -> Any:
+def _overlaps(s: Any, mate: Any, x: Any, state: Any) -> Any:
+    """Whether seed x shares bases with a seed in a state: one mismatch takes both."""
     for y in range(s.n[mate]):
-        if s.state[mate, y] == RESOLVED and abs(s.position[mate, y] - s.position[mate, x]) < SEED:
+        if s.state[mate, y] == state and abs(s.position[mate, y] - s.position[mate, x]) < SEED:
             return True
     return False
 
 
 @callee
-def resolve_rarest(c: Any, s: Any, mate: Any, length: Any, lists: Any, enough: Any, stamp: Any) -> None:
-    """Second round: read masked lists disjoint from the resolved ones, rarest first, until the bound will do."""
+def resolve_rarest(c: Any, s: Any, mate: Any, length: Any, lists: Any, longest: Any, enough: Any, stamp: Any) -> None:
+    """Second round: read masked lists of up to `longest` places disjoint from the resolved ones, rarest first, until
+    the bound will do."""
     for _ in range(SECOND_ROUND_SEEDS):
         rarest: Any = NONE
         for x in range(s.n[mate]):
-            if s.state[mate, x] == MASKED and s.count[mate, x] <= SECOND_LIST:
+            if s.state[mate, x] == MASKED and s.count[mate, x] <= longest:
                 if rarest < 0 or s.count[mate, x] < s.count[mate, rarest]:
-                    if not _overlaps_resolved(s, mate, x):
+                    if not _overlaps(s, mate, x, RESOLVED):
                         rarest = x
         if rarest < 0 or s.bound[0] + s.bound[1] >= enough:
             return
@@ -296,27 +298,32 @@ def resolve_rarest(c: Any, s: Any, mate: Any, length: Any, lists: Any, enough: A
 
 
 @callee
-def _rarest_masked(s: Any, mate: Any, shortest: Any, longest: Any) -> Any:
-    """The masked seed with the shortest list in [shortest, longest], -1 if there is none."""
+def _rarest_masked(s: Any, mate: Any, shortest: Any, longest: Any, apart: Any) -> Any:
+    """The masked seed with the shortest list in [shortest, longest], -1 if there is none.
+
+    `apart`: none that overlaps a SEARCHED one.
+    """
     rarest: Any = NONE
     for x in range(s.n[mate]):
         if s.state[mate, x] == MASKED and shortest <= s.count[mate, x] <= longest:
             if rarest < 0 or s.count[mate, x] < s.count[mate, rarest]:
-                rarest = x
+                if not (apart and _overlaps(s, mate, x, SEARCHED)):
+                    rarest = x
     return rarest
 
 
 @callee
-def intersect(c: Any, s: Any, length1: Any, length2: Any, lists: Any, insert: Any, stamp: Any) -> None:
-    """Both mates have masked seeds only: walk the rarest list of each for places within an insert of each other."""
-    x1 = _rarest_masked(s, ZERO, ONE, np.int64(INTERSECTED_LIST))
-    x2 = _rarest_masked(s, ONE, ONE, np.int64(INTERSECTED_LIST))
-    if x1 < 0 or x2 < 0:
-        for mate in range(2):
-            x = x1 if mate == 0 else x2
-            if x >= 0 and s.count[mate, x] <= LONE_LIST:
-                _add_list(c, s, mate, x, length1 if mate == 0 else length2, lists, stamp)
-        return
+def _forget_searches(s: Any, mate: Any) -> None:
+    for x in range(s.n[mate]):
+        if s.state[mate, x] == SEARCHED:
+            s.state[mate, x] = MASKED
+
+
+@callee
+def _intersect(
+    c: Any, s: Any, x1: Any, x2: Any, length1: Any, length2: Any, lists: Any, insert: Any, stamp: Any
+) -> None:
+    """Places of seed x1 of the first mate and of seed x2 of the second that lie within an insert of each other."""
     reach = insert.high + length1 + length2
     first = s.payload[1, x2]
     stop2 = first + s.count[1, x2]
@@ -339,6 +346,31 @@ def intersect(c: Any, s: Any, length1: Any, length2: Any, lists: Any, insert: An
 
 
 @callee
+def intersect(c: Any, s: Any, length1: Any, length2: Any, lists: Any, insert: Any, stamp: Any) -> None:
+    """Both mates have masked seeds only: walk the rarest lists of each for places within an insert of each other.
+
+    Two lists of each, of seeds that share no base: a mismatch may have taken the place from one.
+    """
+    longest = np.int64(INTERSECTED_LIST)
+    for first in range(2):
+        x1 = _rarest_masked(s, ZERO, ONE, longest, first > 0)
+        for second in range(2):
+            x2 = _rarest_masked(s, ONE, ONE, longest, second > 0)
+            if x1 >= 0 and x2 >= 0:
+                _intersect(c, s, x1, x2, length1, length2, lists, insert, stamp)
+                s.state[1, x2] = SEARCHED
+            elif first + second == 0:
+                for mate in range(2):
+                    x = x1 if mate == 0 else x2
+                    if x >= 0 and s.count[mate, x] <= LONE_LIST:
+                        _add_list(c, s, mate, x, length1 if mate == 0 else length2, lists, stamp)
+        _forget_searches(s, ONE)
+        if x1 >= 0:
+            s.state[0, x1] = SEARCHED
+    _forget_searches(s, ZERO)
+
+
+@callee
 def _first_at_or_after(lists: Any, start: Any, count: Any, value: Any) -> Any:
     """Binary search in a sorted list for the first entry that is not below `value`."""
     low, high = start, start + count
@@ -357,7 +389,7 @@ def search_windows(
 ) -> None:
     """Masked seeds of a mate inside the insert window of each place of the other mate."""
     for _ in range(WINDOW_SEEDS):
-        x = _rarest_masked(s, mate, np.int64(FIRST_LIST + 1), np.int64(SEARCHED_LIST))
+        x = _rarest_masked(s, mate, np.int64(FIRST_LIST + 1), np.int64(SEARCHED_LIST), False)
         if x < 0:
             break
         s.state[mate, x] = SEARCHED
@@ -377,9 +409,7 @@ def search_windows(
                 key = _key_of(s, mate, x, v, length)
                 if ((key ^ other) & 1) == 1:
                     _add(c, mate, key, ONE, stamp)
-    for x in range(s.n[mate]):
-        if s.state[mate, x] == SEARCHED:
-            s.state[mate, x] = MASKED
+    _forget_searches(s, mate)
 
 
 @callee

@@ -26,9 +26,11 @@ from numpy.typing import NDArray
 from megabolt.align.candidates import (
     ANCHOR_WITHIN,
     FAR,
+    LONE_LIST,
     MOST_ANCHORS,
     MOST_WINDOWS,
     ONE,
+    SECOND_LIST,
     ZERO,
     add_cores,
     add_neighbours,
@@ -266,9 +268,13 @@ def place_full(
             if unseen_margin(context, best[0], best[1], reached) >= SECOND_ROUND_MARGIN:
                 break
             enough = reached + SECOND_ROUND_MARGIN + 10.0
+            longest = np.int64(SECOND_LIST if length1 > 0 and length2 > 0 else LONE_LIST)
             for mate in range(2):
-                resolve_rarest(c, s, mate, reads.length[2 * p + mate], tables.lists, enough, stamp)
+                resolve_rarest(c, s, mate, reads.length[2 * p + mate], tables.lists, longest, enough, stamp)
                 bound_unseen(s, mate)
+            # A seed over an error may name a few places and hide the true one, whose seeds are all in long lists.
+            if length1 > 0 and length2 > 0 and context[RAREST1] > 0.0 and context[RAREST2] > 0.0:
+                intersect(c, s, length1, length2, tables.lists, insert, stamp)
         poor = out[p, STATUS] == DISCORDANT or (out[p, STATUS] != UNPLACED and reached > POOR_PENALTY)
         if out[p, STATUS] == LONE:
             poor = POOR_PENALTY < best[0] < FAR or POOR_PENALTY < best[1] < FAR
