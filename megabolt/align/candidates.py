@@ -48,8 +48,9 @@ MOST_SEEDS = 192
 FIRST_LIST, SECOND_LIST, INTERSECTED_LIST, SEARCHED_LIST = 16, 300, 20_000, 200_000
 #: Lists that are read, however many, for reads that differ a lot.
 CORE_LIST = 100
-#: Where one mate alone has seeds, and only masked ones, lists up to this are read.
-LONE_LIST = 2000
+#: Where one mate alone has seeds, and only masked ones, lists up to this are read; and of how many masked seeds longer
+#: lists are joined, two by two.
+LONE_LIST, JOINED_SEEDS = 2000, 4
 #: Masked seeds searched in the mate's windows: at most so many seeds and windows.
 WINDOW_SEEDS, MOST_WINDOWS = 3, 256
 #: Seeds resolved in the second round, per mate.
@@ -368,6 +369,40 @@ def intersect(c: Any, s: Any, length1: Any, length2: Any, lists: Any, insert: An
         if x1 >= 0:
             s.state[0, x1] = SEARCHED
     _forget_searches(s, ZERO)
+
+
+@callee
+def _join(c: Any, s: Any, mate: Any, x: Any, y: Any, length: Any, lists: Any, stamp: Any) -> None:
+    """Note the places that both seed x and seed y of a mate name."""
+    stop_x, stop_y = s.payload[mate, x] + s.count[mate, x], s.payload[mate, y] + s.count[mate, y]
+    for strand in range(2):  # the keys of one strand ascend in both lists
+        b = s.payload[mate, y]
+        for a in range(s.payload[mate, x], stop_x):
+            key = _key_of(s, mate, x, np.int64(lists[U(a)]), length)
+            if (key & 1) != strand:
+                continue
+            while b < stop_y:
+                other = _key_of(s, mate, y, np.int64(lists[U(b)]), length)
+                if (other & 1) == strand and other >= key:
+                    if other == key:
+                        _add(c, mate, key, np.int64(2), stamp)
+                    break
+                b += 1
+
+
+@callee
+def join_lone(c: Any, s: Any, mate: Any, length: Any, lists: Any, stamp: Any) -> None:
+    """Places of a read without a mate that two of its rarest masked seeds name, as one long seed would."""
+    for _ in range(JOINED_SEEDS):
+        x = _rarest_masked(s, mate, ONE, np.int64(INTERSECTED_LIST), False)
+        if x < 0:
+            break
+        s.state[mate, x] = SEARCHED
+    for x in range(s.n[mate]):
+        for y in range(x + 1, s.n[mate]):
+            if s.state[mate, x] == SEARCHED and s.state[mate, y] == SEARCHED:
+                _join(c, s, mate, x, y, length, lists, stamp)
+    _forget_searches(s, mate)
 
 
 @callee

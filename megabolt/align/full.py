@@ -38,6 +38,7 @@ from megabolt.align.candidates import (
     allocate_seeds,
     bound_unseen,
     intersect,
+    join_lone,
     look_up,
     prefer_primary,
     rescue,
@@ -275,6 +276,8 @@ def place_full(
             # A seed over an error may name a few places and hide the true one, whose seeds are all in long lists.
             if length1 > 0 and length2 > 0 and context[RAREST1] > 0.0 and context[RAREST2] > 0.0:
                 intersect(c, s, length1, length2, tables.lists, insert, stamp)
+            elif length1 == 0 or length2 == 0:
+                join_lone(c, s, ZERO if length1 > 0 else ONE, length1 + length2, tables.lists, stamp)
         poor = out[p, STATUS] == DISCORDANT or (out[p, STATUS] != UNPLACED and reached > POOR_PENALTY)
         if out[p, STATUS] == LONE:
             poor = POOR_PENALTY < best[0] < FAR or POOR_PENALTY < best[1] < FAR
