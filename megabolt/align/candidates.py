@@ -50,7 +50,7 @@ FIRST_LIST, SECOND_LIST, INTERSECTED_LIST, SEARCHED_LIST = 16, 300, 20_000, 200_
 CORE_LIST = 100
 #: Where one mate alone has seeds, and only masked ones, lists up to this are read; and of how many masked seeds longer
 #: lists are joined, two by two.
-LONE_LIST, JOINED_SEEDS = 2000, 4
+LONE_LIST, JOINED_SEEDS = 2000, 7
 #: Masked seeds searched in the mate's windows: at most so many seeds and windows.
 WINDOW_SEEDS, MOST_WINDOWS = 3, 256
 #: Seeds resolved in the second round, per mate.
