@@ -26,6 +26,7 @@ ARROWS = {
     "metrics": {"errors", "privacy", "compute", "formats"},
     "recalibrate": {"errors", "privacy", "compute", "formats"},
     "call": {"errors", "privacy", "compute", "formats"},
+    "joint": {"errors", "privacy", "compute", "formats"},
     "compare": {"errors", "privacy", "compute", "formats"},
     "simulate": {"errors", "privacy", "compute", "formats"},
 }

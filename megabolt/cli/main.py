@@ -39,6 +39,7 @@ ORDER = (
     "align",
     "markdup",
     "call",
+    "joint",
     "run",
     "report",
     "simulate",

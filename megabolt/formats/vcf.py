@@ -169,8 +169,7 @@ def write_vcf(
 ) -> int:
     """Write a bgzipped VCF and its index; returns the number of records.
 
-    Records must come in file order (`sort_records`). The file and its index appear together, or not at all:
-    the index first, so that no file is ever beside an older index.
+    Records must come in file order (`sort_records`). The file and its index appear together, or not at all.
 
     Raises
     ------
@@ -180,38 +179,52 @@ def write_vcf(
         The disk refuses.
     """
     path = Path(path)
+    header = header_text(contigs, sample, reference_name=reference_name, source=source, extra=extra, gvcf=gvcf)
+    counter = [0]
+    write_vcf_text(path, header, _text_of(records, counter), contigs, [permit])
+    return counter[0]
+
+
+def write_vcf_text(
+    path: Path | str, header: str, pieces: Iterable[bytes], contigs: Sequence[Contig], permits: Sequence[Permit]
+) -> None:
+    """Write a bgzipped VCF and its index from the text of its header and of its records, in file order.
+
+    The file and its index appear together, or not at all: the index first, so that no file is ever beside an older
+    index. Raises as `write_vcf` does.
+    """
+    path = Path(path)
     if not path.name.endswith(".vcf.gz"):
         raise UsageError(f"{path} does not end in .vcf.gz", "Calls are written bgzipped: name the output so.")
-    permit.record("open-write", path)
+    for permit in permits:
+        permit.record("open-write", path)
     csi = any(one.length >= TABIX_LIMIT for one in contigs)
     index_path = path.with_name(path.name + (".csi" if csi else ".tbi"))
-    header = header_text(contigs, sample, reference_name=reference_name, source=source, extra=extra, gvcf=gvcf)
     with atomic_output(path) as temporary, atomic_output(index_path) as temporary_index:
-        n = _write_text(temporary, header, records)
+        with open(temporary, "wb") as raw:
+            writer = BgzfWriter(raw)
+            writer.write(header.encode())
+            for piece in pieces:
+                writer.write(piece)
+            writer.close()
         try:
             pysam.tabix_index(
                 str(temporary), preset="vcf", force=True, keep_original=True, csi=csi, index=str(temporary_index)
             )
         except OSError as error:
             raise output_error(path, error) from error
-    return n
 
 
-def _write_text(path: Path, header: str, records: Iterable[VcfRecord]) -> int:
-    n_records = 0
-    with open(path, "wb") as raw:
-        writer = BgzfWriter(raw)
-        writer.write(header.encode())
-        lines: list[str] = []
-        for record in records:
-            n_records += 1
-            lines.append(record.line())
-            if len(lines) == 4096:
-                writer.write("".join(lines).encode())
-                lines.clear()
-        writer.write("".join(lines).encode())
-        writer.close()
-    return n_records
+def _text_of(records: Iterable[VcfRecord], counter: list[int]) -> Iterator[bytes]:
+    """The lines of records, some thousand at a time; counts them."""
+    lines: list[str] = []
+    for record in records:
+        counter[0] += 1
+        lines.append(record.line())
+        if len(lines) == 4096:
+            yield "".join(lines).encode()
+            lines.clear()
+    yield "".join(lines).encode()
 
 
 def read_vcf(path: Path | str, permit: Permit, *, sample: str | None = None) -> Iterator[VcfRecord]:

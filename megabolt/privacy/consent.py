@@ -109,6 +109,7 @@ _issued: WeakKeyDictionary[Permit, tuple[tuple[str, ...], Path]] = WeakKeyDictio
 #: Purposes that permits are asked for.
 ALIGNMENT = "alignment"
 GERMLINE_CALLING = "germline variant calling"
+JOINT_CALLING = "joint variant calling"
 
 
 def check(subject: str, purpose: str, *, open_data: str | None, audit_log: Path | None = None) -> None:
