@@ -57,6 +57,7 @@ class TabixIndex:
         self._data = inflated.tobytes()
         try:
             kind = self._data[:4]
+            self._open_ended = kind == b"CSI\1"
             if kind == b"TBI\1":
                 self._first = self._read_tbi()
             elif kind == b"CSI\1":
@@ -79,7 +80,9 @@ class TabixIndex:
             return np.full(len(places), -1, np.int64)
         shift, offsets = windows
         at = np.asarray(places, np.int64) >> shift
-        return np.where(at < len(offsets), offsets[np.minimum(at, len(offsets) - 1)], -1)
+        # a tabix index ends with the last record; behind the last bin of a CSI index there may be more
+        inside = (at < len(offsets)) | self._open_ended
+        return np.where(inside, offsets[np.minimum(at, len(offsets) - 1)], -1)
 
     def _names_at(self, at: int, size: int) -> list[str]:
         return [name.decode() for name in self._data[at : at + size].split(b"\0")[:-1]]
@@ -125,26 +128,21 @@ class TabixIndex:
 
 
 def _leaf_offsets(first: dict[int, int], leaf: int) -> NDArray[np.int64]:
-    """First offset of each window of the finest level; coarser bins hold what spans several windows."""
-    last = -1
-    for number in first:
-        if number > leaf * 8:
-            continue  # the pseudo-bin of counts
-        begin, width = number, 1
-        while begin < leaf:
-            begin, width = begin * 8 + 1, width * 8
-        if number >= leaf or width == 1:
-            last = max(last, begin - leaf)
-        else:
-            last = max(last, begin - leaf)
-    offsets = np.zeros(last + 1, np.int64)
-    for number, offset in sorted(first.items()):
-        begin = number
-        while begin < leaf:
-            begin = begin * 8 + 1
-        if begin - leaf <= last:
-            at = begin - leaf
-            offsets[at] = offset if offsets[at] == 0 else min(int(offsets[at]), offset)
+    """First offset of each window of the finest level that begins a bin of any level.
+
+    Small bins are merged into coarser ones when an index is made, so a window without an entry may have records:
+    reading begins at the last entry before it.
+    """
+    entries: dict[int, int] = {}
+    for number, offset in first.items():
+        if number <= leaf * 8:  # beyond is the pseudo-bin of counts
+            begin = number
+            while begin < leaf:
+                begin = begin * 8 + 1
+            entries[begin - leaf] = min(offset, entries.get(begin - leaf, offset))
+    offsets = np.zeros(max(entries, default=-1) + 1, np.int64)
+    for window, offset in entries.items():
+        offsets[window] = offset
     return offsets
 
 
