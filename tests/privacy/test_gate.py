@@ -29,7 +29,15 @@ OPENERS = {
 }
 
 #: What other modules may import from the gate: nothing that makes a permit but `authorize`.
-ALLOWED_FROM_CONSENT = {"ALIGNMENT", "GERMLINE_CALLING", "JOINT_CALLING", "Permit", "WHAT_TO_TYPE", "authorize", "check"}
+ALLOWED_FROM_CONSENT = {
+    "ALIGNMENT",
+    "GERMLINE_CALLING",
+    "JOINT_CALLING",
+    "Permit",
+    "WHAT_TO_TYPE",
+    "authorize",
+    "check",
+}
 
 _opened: list[str] | None = None
 
