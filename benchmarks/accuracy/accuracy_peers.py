@@ -61,8 +61,10 @@ class Runner:
     open_data: str | None
     niceness: int = 0
 
-    def stored(self, caller: str, bam: Path, reference: Path, work: Path, again: bool = False) -> tuple[Path, Cost]:
-        """The calls and their cost, from the working folder if they are there."""
+    def stored(
+        self, caller: str, bam: Path, reference: Path, work: Path, again: bool = False
+    ) -> tuple[Path, Cost | None]:
+        """The calls and their cost, from the working folder if they are there; a note `null` is an unknown cost."""
         work.mkdir(parents=True, exist_ok=True)
         calls, note = work / f"{caller}.vcf.gz", work / f"{caller}.cost.json"
         if again or not (calls.exists() and note.exists()):
@@ -84,7 +86,8 @@ class Runner:
             )
             part.replace(calls)
             note.write_text(json.dumps(asdict(cost), indent=1) + "\n", encoding="utf-8")
-        return calls, Cost(**json.loads(note.read_text(encoding="utf-8")))
+        known = json.loads(note.read_text(encoding="utf-8"))
+        return calls, Cost(**known) if known else None
 
 
 def filtered(calls: Path, filtering: Filtering, folder: Path) -> Path:
