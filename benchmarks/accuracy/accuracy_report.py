@@ -82,16 +82,18 @@ def _ratios(lines: list[Line]) -> list[str]:
 def _calibration(lines: list[Line]) -> list[str]:
     text = [
         f"megabolt's GQ by decade: wrong calls may be {ALLOWED_EXCESS:.0f} times those promised, "
-        f"where there are {ENOUGH_CALLS} calls or more.",
+        f"where there are {ENOUGH_CALLS} calls or more. Chance: how often as many are wrong if just that holds.",
         "",
-        "| set | GQ | calls | wrong | promised | keeps |",
-        "|---|---|---|---|---|---|",
+        "| set | GQ | calls | wrong | promised | keeps | chance |",
+        "|---|---|---|---|---|---|---|",
     ]
     for line in lines:
         if line.caller == OURS:
             for d in line.score.decades:
                 said = "few" if d.n < ENOUGH_CALLS else ("yes" if d.keeps else "**no**")
-                text.append(f"| {line.call_set} | {d.low}+ | {d.n} | {d.wrong} | {d.promised:.2f} | {said} |")
+                text.append(
+                    f"| {line.call_set} | {d.low}+ | {d.n} | {d.wrong} | {d.promised:.2g} | {said} | {d.chance:.2g} |"
+                )
     return text
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +29,13 @@ class Decade:
     n: int
     wrong: int
     promised: float
+
+    @property
+    def chance(self) -> float:
+        """P(as many wrong calls or more) if errors were just as frequent as is allowed: a Poisson tail."""
+        allowed = ALLOWED_EXCESS * self.promised
+        below = sum(math.exp(-allowed + k * math.log(allowed) - math.lgamma(k + 1)) for k in range(self.wrong))
+        return max(0.0, 1.0 - below)
 
     @property
     def keeps(self) -> bool:
@@ -63,7 +71,7 @@ class Score:
             }
             for one, c in self.counts.items()
         }
-        decades = [{**asdict(decade), "keeps": decade.keeps} for decade in self.decades]
+        decades = [{**asdict(decade), "keeps": decade.keeps, "chance": decade.chance} for decade in self.decades]
         return {"filtering": self.filtering, "classes": classes, "total": self.errors(), "gq_decades": decades}
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import runpy
 import shutil
 from pathlib import Path
@@ -119,6 +120,7 @@ def test_decades_of_genotype_quality(bench: Any) -> None:
     assert [(d.low, d.n, d.wrong) for d in decades] == [(10, 300, 2), (30, 300, 2), (90, 2, 1)]
     assert decades[0].promised == pytest.approx(300 * 10**-1.5)
     assert [d.keeps for d in decades] == [True, False, True]
+    assert decades[1].chance == pytest.approx(1 - math.exp(-0.18974) * 1.18974, abs=1e-4)  # 2 * 300 * 10^-3.5 allowed
 
 
 def test_scores(bench: Any) -> None:
