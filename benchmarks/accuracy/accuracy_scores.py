@@ -81,17 +81,32 @@ def score(
     """Compare and calibrate."""
     comparison = run_compare(truth, calls, reference, options, open_data=open_data)
     wrong = {verdict.record for verdict in comparison.errors if verdict.side == "calls"}
-    return Score(filtering, comparison.counts, calibration(genotype_qualities(calls), wrong))
+    return Score(filtering, comparison.counts, calibration(genotype_qualities(calls, options.regions), wrong))
 
 
-def genotype_qualities(calls: Path) -> Iterator[tuple[int, float]]:
+def intervals_of(bed: Path) -> dict[str, list[tuple[int, int]]]:
+    """Intervals of a BED file by contig, 0-based and half-open, as they stand there."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for line in bed.read_text(encoding="utf-8").splitlines():
+        words = line.split("\t")
+        if len(words) >= 3 and words[1].isdigit():
+            found.setdefault(words[0], []).append((int(words[1]), int(words[2])))
+    return found
+
+
+def genotype_qualities(calls: Path, regions: Path | None = None) -> Iterator[tuple[int, float]]:
     """(ordinal of the record, GQ) of the calls that take part in a comparison and have a GQ."""
+    inside = intervals_of(regions) if regions else None
     verbosity = pysam.set_verbosity(0)
     with pysam.VariantFile(str(calls)) as file:
         pysam.set_verbosity(verbosity)
         if "GQ" not in file.header.formats:
             return
         for i, record in enumerate(file):
+            if inside is not None and not any(
+                low < record.stop and record.start < high for low, high in inside.get(record.chrom, ())
+            ):
+                continue
             if set(record.filter.keys()) <= {"PASS"}:
                 call = record.samples[0]
                 if call.get("GQ") is not None and any(call["GT"]):

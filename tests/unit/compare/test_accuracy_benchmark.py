@@ -123,6 +123,26 @@ def test_decades_of_genotype_quality(bench: Any) -> None:
     assert decades[1].chance == pytest.approx(1 - math.exp(-0.18974) * 1.18974, abs=1e-4)  # 2 * 300 * 10^-3.5 allowed
 
 
+def test_qualities_are_those_inside_the_regions(bench: Any, tmp_path: Path) -> None:
+    header = ["##fileformat=VCFv4.2", "##contig=<ID=c,length=1000>"]
+    header += [
+        f'##FORMAT=<ID={name},Number=1,Type={kind},Description="x">'
+        for name, kind in (("GT", "String"), ("GQ", "Integer"))
+    ]
+    header += ['##FILTER=<ID=Low,Description="x">', "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\ts"]
+    rows = [
+        (10, "A", "PASS", "0/1:20"),
+        (20, "AAA", ".", "1/1:30"),
+        (30, "A", "Low", "0/1:40"),
+        (40, "A", "PASS", "0/0:50"),
+    ]
+    lines = [f"c\t{pos}\t.\t{ref}\tC\t50\t{name}\t.\tGT:GQ\t{call}" for pos, ref, name, call in rows]
+    (tmp_path / "calls.vcf").write_text("\n".join([*header, *lines]) + "\n")
+    (tmp_path / "some.bed").write_text("c\t20\t60\n")
+    assert list(bench.scores.genotype_qualities(tmp_path / "calls.vcf")) == [(0, 20.0), (1, 30.0)]
+    assert list(bench.scores.genotype_qualities(tmp_path / "calls.vcf", tmp_path / "some.bed")) == [(1, 30.0)]
+
+
 def test_scores(bench: Any) -> None:
     counts = {SNP: Counts(90, 90, 5, 10, 3, 1), INDEL: Counts(9, 10, 0, 1, 0, 0)}
     score = bench.scores.Score("x", counts)
