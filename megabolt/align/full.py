@@ -5,14 +5,15 @@ In: pairs that tier 1 left. Out: placements, or a queue of candidates for the af
 
 1. All seeds are looked up; short lists are read completely.
 2. A masked seed (long list) is searched only inside the insert window of the other mate's places, or intersected
-   with the other mate's rarest seed.
+   with the other mate's rarest seeds.
 3. Every candidate is verified base by base; the best-voted get the one-gap kernel, rivals as well as the winner:
    a rival scored less carefully makes confident mistakes.
 4. A mate without a good concordant place is searched around its mate's good places. A read that fits nowhere is
    looked up by the inner bases of its seeds as well.
 5. If the seed bound (equation 1 of `align/fast.py`) leaves room for unseen places within reach, longer lists are
-   read, and 3 and 4 repeated for what is new.
-6. The pair is chosen (`align/choose.py`); a poor one is queued for the affine kernel instead.
+   read, masked seeds intersected, and 3 and 4 repeated for what is new.
+6. The pair is chosen (`align/choose.py`); a poor one is queued for the affine kernel instead, with what lies beside
+   its mates.
 """
 
 from __future__ import annotations
