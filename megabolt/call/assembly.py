@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local assembly where soft clips pile up: long events that no read's alignment spells out.
+"""Local assembly where alignments look forced: long events that no read's alignment spells out.
 
 In: `Reads`, `Evidence`, `Candidates`. Out: more `Candidates`, and which of them stand together. Next: `windows.py`.
 
-A de Bruijn graph of all reads around the pile-up, clipped parts included, for several word lengths; each path
+Signs of such events are clips that pile up, several mismatches side by side (dearer gaps are aligned as those), and
+any candidate inside a long tandem repeat of the reference, where reads hide a whole unit more or less.
+
+A de Bruijn graph of all reads around the place, clipped parts included, for several word lengths; each path
 that leaves the reference and returns to it is aligned to the reference and taken apart into events. Where the
 graph is built depends on genome coordinates only, never on the chunk.
 """
@@ -25,12 +28,17 @@ from megabolt.compute.jit import kernel
 U = np.uint64
 #: Clips that make a pile-up: so many within CLIP_REACH bases, and one in ten of the depth.
 MIN_CLIPS = 4
-CLIP_REACH = 21
+CLIP_REACH = 31
+#: Mismatching alleles in one cell that may be a gap aligned as mismatches.
+MIN_SNPS = 3
+#: Tandem repeats of the reference that hide events: two stretches of so many bases alike, so far apart.
+REPEAT_WORD = 20
+REPEAT_SHIFT = (8, 120)
 #: Sites are the cells of this grid; FLANK bases on both sides are assembled with them.
 CELL = 64
 FLANK = 110
 #: Word lengths: short ones find their way through low depth, long ones through repeats.
-WORD_LENGTHS = (25, 45, 65)
+WORD_LENGTHS = (25, 45, 65, 85, 105)
 #: Reads of one site at most: enough for any allele, and a bound for amplicons.
 MAX_READS = 1000
 #: Paths kept of one graph, and steps taken to find them.
@@ -220,15 +228,52 @@ def _assemble(
     return done
 
 
-def clip_sites(evidence: Evidence, origin: int, n_ref: int) -> list[int]:
-    """Local starts of the grid cells in which clips pile up."""
+def _cells(places: NDArray[np.int64], origin: int) -> NDArray[np.int64]:
+    return (places + origin) // CELL
+
+
+def clip_cells(evidence: Evidence, origin: int, n_ref: int) -> NDArray[np.int64]:
+    """Cells of the genome grid in which clips pile up, ascending."""
     clips, depth = evidence.clips[:n_ref], evidence.depth[:n_ref]
     total = np.concatenate([[0], np.cumsum(clips)])
     place = np.arange(n_ref)
     reach = CLIP_REACH // 2
     around = total[np.minimum(n_ref, place + reach + 1)] - total[np.maximum(0, place - reach)]
-    places = np.flatnonzero((around >= MIN_CLIPS) & (10 * around >= depth) & (clips > 0))
-    return [int(cell) * CELL - origin for cell in np.unique((places + origin) // CELL)]
+    return np.unique(_cells(np.flatnonzero((around >= MIN_CLIPS) & (10 * around >= depth) & (clips > 0)), origin))
+
+
+@kernel("void(uint8[::1], int64[::1], int64, int64, int64, int64, boolean[::1])")
+def _hides(ref: Any, starts: Any, width: Any, low: Any, high: Any, word: Any, out: Any) -> None:
+    """Whether ref[start:start + width] has two stretches of `word` bases alike, low to high - 1 bases apart."""
+    for c in range(len(starts)):
+        first = starts[c]
+        out[c] = False
+        for shift in range(low, high):
+            run = 0
+            for x in range(first, first + width - shift):
+                run = run + 1 if ref[U(x)] == ref[U(x + shift)] else 0
+                if run >= word:
+                    out[c] = True
+                    break
+            if out[c]:
+                break
+
+
+def assembly_sites(
+    evidence: Evidence, candidates: Candidates, ref: NDArray[np.uint8], n_ref: int, origin: int
+) -> list[int]:
+    """Local starts of the grid cells that are assembled, ascending."""
+    snps = _cells(candidates.start[candidates.kind == SNP], origin)
+    crowded = np.unique(snps)[np.unique(snps, return_counts=True)[1] >= MIN_SNPS]
+    # a cell with a mismatch or a clip, and a long repeat of the reference around it
+    unsure = np.unique(np.concatenate([snps, _cells(np.flatnonzero(evidence.clips[:n_ref] > 0), origin)]))
+    starts = unsure * CELL - origin - FLANK // 2
+    inside = (starts >= 0) & (starts + CELL + FLANK <= n_ref)
+    unsure, starts = unsure[inside], np.ascontiguousarray(starts[inside])
+    hidden = np.empty(len(unsure), np.bool_)
+    _hides(ref, starts, CELL + FLANK, *REPEAT_SHIFT, REPEAT_WORD, hidden)
+    cells = np.unique(np.concatenate([clip_cells(evidence, origin, n_ref), crowded, unsure[hidden]]))
+    return [int(cell) * CELL - origin for cell in cells]
 
 
 def _sequences(reads: Reads, ref: NDArray[np.uint8], start: int, stop: int) -> list[NDArray[np.uint8]]:
@@ -249,7 +294,7 @@ def _paths(sequences: list[NDArray[np.uint8]]) -> list[bytes]:
     parts = [part for one in sequences for part in (one, separator)]
     bases = np.ascontiguousarray(np.concatenate(parts), dtype=np.uint8)
     offsets = np.concatenate([[0], np.cumsum([len(one) + 1 for one in sequences])]).astype(np.int64)
-    n_slots = 1 << int(2 * len(bases)).bit_length()
+    n_slots = 1 << len(bases).bit_length()  # reads share most words: far less than half is used
     keys, places = np.empty(n_slots, np.uint64), np.empty(n_slots, np.int64)
     weight, after, before = (np.empty((n_slots, 4), np.int32) for _ in range(3))
     rows = 96
@@ -293,11 +338,18 @@ def _events(path: bytes, cigar: list[int], start: int, target_start: int, ref: N
 
 
 def assemble_sites(
-    evidence: Evidence, reads: Reads, ref: NDArray[np.uint8], n_ref: int, origin: int, *, backend: Backend
+    evidence: Evidence,
+    candidates: Candidates,
+    reads: Reads,
+    ref: NDArray[np.uint8],
+    n_ref: int,
+    origin: int,
+    *,
+    backend: Backend,
 ) -> list[list[Event]]:
-    """Events of each assembled haplotype near a pile-up of clips, in local coordinates."""
+    """Events of each assembled haplotype of `assembly_sites`, in local coordinates."""
     found: list[tuple[bytes, int, int]] = []
-    for site in clip_sites(evidence, origin, n_ref):
+    for site in assembly_sites(evidence, candidates, ref, n_ref, origin):
         start, stop = site - FLANK, site + CELL + FLANK
         if start < 1 or stop > n_ref or (ref[start:stop] > 3).any():
             continue

@@ -229,7 +229,11 @@ def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: in
         min_snp_fraction=options.min_snp_fraction,
         min_indel_fraction=options.min_indel_fraction,
     )
-    assembled = assemble_sites(evidence, reads, ref, n_ref, origin, backend=options.backend) if options.assemble else []
+    assembled = (
+        assemble_sites(evidence, candidates, reads, ref, n_ref, origin, backend=options.backend)
+        if options.assemble
+        else []
+    )
     candidates, together = add_assembled(candidates, assembled)
     windows = build_windows(
         candidates, ref, n_ref, origin, evidence.depth, evidence.clips, tract,

@@ -109,16 +109,23 @@ def whole_tracts(period: NDArray[np.uint8], length: NDArray[np.int32], start: in
     return np.ascontiguousarray(np.column_stack([first, last, p[first], np.minimum(units, MAX_UNITS)])[good])
 
 
-def _fit(counts: NDArray[np.int64], cell: NDArray[np.int64], rate: NDArray[np.float64], weight: float) -> Any:
+def _fit(
+    counts: NDArray[np.int64],
+    alike: NDArray[np.int64],
+    cell: NDArray[np.int64],
+    rate: NDArray[np.float64],
+    weight: float,
+) -> Any:
     """Rates of all cells by expectation-maximisation; returns them with the errors and the reads behind them.
 
-    counts: as `_tract_counts` gives them; cell: each tract's. rate: where to start, and what `weight` reads say.
+    counts: as `_tract_counts` gives them, of `alike` tracts each; cell: their cell. rate: where to start, and what
+    `weight` reads say.
     """
     n, ref, one, two = counts.T.astype(float)
     # (1) errors under each kind of tract; (2) a read of a tract with two alleles shows either with 1/2
     errors = np.stack([n - ref, n - ref - one, n - one, n - one - two])
     halves = np.stack([0 * n, ref + one, 0 * n, one + two])
-    trust = np.minimum(1, MAX_WEIGHT / n)
+    trust = alike * np.minimum(1, MAX_WEIGHT / n)
     shares = np.repeat(np.array(SHARES)[:, None], len(rate), axis=1)
     prior = rate.copy()
     wrong: NDArray[np.float64] = np.zeros(len(rate))
@@ -131,7 +138,7 @@ def _fit(counts: NDArray[np.int64], cell: NDArray[np.int64], rate: NDArray[np.fl
         wrong[:] = np.bincount(cell, (weights * errors).sum(axis=0) * trust, len(rate))
         total[:] = np.bincount(cell, n * trust, len(rate))
         rate = np.clip((wrong + weight * prior) / (total + weight), MIN_RATE, MAX_RATE)
-        kinds = np.stack([np.bincount(cell, w, len(rate)) for w in weights])
+        kinds = np.stack([np.bincount(cell, w * alike, len(rate)) for w in weights])
         shares = (kinds + SHARE_WEIGHT * np.array(SHARES)[:, None]) / (kinds.sum(axis=0) + SHARE_WEIGHT)
     return rate, wrong, total
 
@@ -161,10 +168,12 @@ def learn_rates(tracts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray
     for p in range(1, MAX_PERIOD + 1):
         curve[p, 2:] = [pcr_free_rate(p, u) for u in range(2, MAX_UNITS + 1)]
     used = counts[:, 0] >= MIN_READS
-    tracts, counts = tracts[used], counts[used]
-    cell = np.minimum(tracts[:, 2], POOLED_PERIOD) * (MAX_UNITS + 1) + tracts[:, 3]
+    cells = np.minimum(tracts[used, 2], POOLED_PERIOD) * (MAX_UNITS + 1) + tracts[used, 3]
+    # most tracts are alike, all their reads as the reference: each kind is looked at once
+    kinds, alike = np.unique(np.column_stack([cells, counts[used]]), axis=0, return_counts=True)
+    cell, counts = kinds[:, 0], kinds[:, 1:]
     flat = curve.ravel()
-    _, wrong, total = _fit(counts, cell, flat, CELL_WEIGHT)
+    _, wrong, total = _fit(counts, alike, cell, flat, CELL_WEIGHT)
     # the library's level, then each period's: errors seen in long tracts over those that the curve expects there
     long = curve >= LONG_RATE
     seen = np.where(long, wrong.reshape(curve.shape), 0).sum(axis=1)
@@ -172,7 +181,7 @@ def learn_rates(tracts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray
     library = (seen.sum() + LIBRARY_WEIGHT) / (expected.sum() + LIBRARY_WEIGHT)
     scale = (seen + PERIOD_WEIGHT * library) / (expected + PERIOD_WEIGHT)
     scaled = np.clip(curve * scale[:, None], MIN_RATE, MAX_RATE)
-    rate, _, total = _fit(counts, cell, scaled.ravel(), CELL_WEIGHT)
+    rate, _, total = _fit(counts, alike, cell, scaled.ravel(), CELL_WEIGHT)
     rate, total = rate.reshape(curve.shape), total.reshape(curve.shape)
     for p in range(1, MAX_PERIOD + 1):
         rate[p, 2:] = _not_falling(rate[p, 2:], total[p, 2:] + CELL_WEIGHT)

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from megabolt.call.assembly import _paths, add_assembled
+from megabolt.call.assembly import _paths, add_assembled, assembly_sites
 from megabolt.call.candidates import Candidates
 from megabolt.call.engine import CallOptions, call_chunk
-from megabolt.call.evidence import DELETION, INSERTION, SNP
+from megabolt.call.evidence import DELETION, INSERTION, SNP, Evidence
 from megabolt.formats.bases import decode, encode
 from megabolt.formats.vcf import VcfRecord
 from megabolt.testing.records import HandRead, TextReference, make_block, random_reference, reads_of_haplotype
@@ -118,3 +118,65 @@ def test_new_candidates_keep_the_order_and_the_reads() -> None:
     assert merged.bases(1).tolist() == [1, 1]
     assert [m.tolist() for m in members] == [[0, 1], [1]]
     assert add_assembled(known, [])[0] is known
+
+
+def as_mismatches(read: HandRead) -> HandRead:
+    """What an aligner makes of a gap dearer than the mismatches beside it: no gap at all."""
+    parts = [(int(n), op) for n, op in re.findall(r"(\d+)([MID])", read.cigar)]
+    if len(parts) == 1:
+        return read
+    (left, _), (gap, _), (right, _) = parts
+    start = read.start if left >= right else read.start + gap
+    return replace(read, start=start, cigar=f"{left + right}M")
+
+
+def test_a_deletion_aligned_as_mismatches_is_found() -> None:
+    """Two copies of 60 bases that differ at four places: one is gone, and its reads look like SNPs of the other."""
+    unit = random_reference(60, 31)
+    second = "".join("ACGT"["ACGT".index(b) ^ 2] if i in (8, 22, 36, 50) else b for i, b in enumerate(unit))
+    text = SEQUENCE[:2000] + unit + second + SEQUENCE[2000:]
+    deletion = (1999, text[1999:2060], text[1999])
+    reads = [
+        as_mismatches(read)
+        for prefix in "ab"
+        for read in reads_of_haplotype(text, [deletion], depth=20, read_length=150, prefix=prefix)
+    ]
+    records = call_chunk(
+        make_block(reads), TextReference({"c": text}), 0, 0, len(text), CallOptions()
+    ).variants  # fmt: skip
+    haplotype = text
+    for record in reversed(records):
+        assert record.genotype["GT"] == "1/1"
+        haplotype = haplotype[: record.start] + record.alts[0] + haplotype[record.stop :]
+    assert haplotype == text[:2000] + text[2060:]
+
+
+def test_sites_of_assembly() -> None:
+    """Cells by hand: three mismatching alleles in one, one in a tandem repeat of 30 bases, none of lone SNPs."""
+    unit = random_reference(30, 41)
+    text = random_reference(1000, 42)
+    text = text[:640] + unit * 3 + text[730:]
+    ref = encode(text)
+    evidence = Evidence(
+        depth=np.full(1000, 30, np.int32),
+        fragments=np.full(1000, 30, np.int32),
+        clips=np.zeros(1000, np.int32),
+        snp_count=np.zeros(4000, np.int32),
+        mismatches=np.zeros((0, 2), np.int32),
+        indels=np.zeros((0, 6), np.int64),
+    )
+    start = np.array([130, 140, 150, 260, 300, 680])
+    snps = Candidates(
+        start=start,
+        stop=start + 1,
+        kind=np.full(6, SNP, np.uint8),
+        length=np.ones(6, np.int64),
+        sequence_offset=np.arange(7),
+        sequence=np.zeros(7, np.uint8),
+        read_offset=np.zeros(7, np.int64),
+        read=np.zeros(0, np.int32),
+    )
+    assert assembly_sites(evidence, snps, ref, 1000, 0) == [128, 640]
+    assert assembly_sites(evidence, snps, ref, 1000, 64) == [128, 640], "cells are those of the genome"
+    evidence.clips[452] = 4
+    assert assembly_sites(evidence, snps, ref, 1000, 0) == [128, 448, 640]
