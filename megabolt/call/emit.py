@@ -15,7 +15,7 @@ import functools
 import math
 import operator
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 
 from megabolt.call.candidates import Candidates
 from megabolt.call.evidence import SNP
+from megabolt.call.filters import Thresholds, filter_names, fisher_strand
 from megabolt.call.genotype import Genotypes, summarise_site
 from megabolt.call.haplotypes import Haplotypes
 from megabolt.call.isolated import SnpCalls
+from megabolt.call.phasing import phase_sets
 from megabolt.call.ploidy import DIPLOID, genotype_index, genotypes_of, n_genotypes
 from megabolt.call.windows import Windows
 from megabolt.formats.bases import decode
@@ -42,7 +44,8 @@ class EmitContext:
     """What every record needs: names, coordinates, reference, thresholds.
 
     origin: contig position of local position 0. ref: uint8 codes of the reference segment.
-    fragments: int32, template depth. low_qual: QUAL below this is filtered. gvcf: add <NON_REF>.
+    fragments: int32, template depth. min_qual: QUAL below this is not written. thresholds: of the filters.
+    gvcf: add <NON_REF>. forced: numbers of candidates that are written in any case.
     snp_prior, indel_prior: log10. ploidy: copies of the genome.
     """
 
@@ -50,11 +53,22 @@ class EmitContext:
     origin: int
     ref: NDArray[np.uint8]
     fragments: NDArray[np.int32]
-    low_qual: float
+    min_qual: float
+    thresholds: Thresholds
     gvcf: bool
     snp_prior: float
     indel_prior: float
     ploidy: int = DIPLOID
+    forced: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Alleles by copy of the genome, and the first site of the phase set: 1-based position and name."""
+
+    copies: tuple[int, ...]
+    position: int
+    name: str
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,7 @@ class SiteCall:
     support: list[list[int]]
     log10_spare: list[float]
     mapq: float
+    phase: Phase | None = None
 
 
 def _log10_sum(values: list[float]) -> float:
@@ -102,11 +117,16 @@ def strand_odds_ratio(ref: list[int], alt: list[int]) -> float:
     return math.log(ratio + 1 / ratio) + math.log(min(a, b) / max(a, b)) - math.log(min(c, d) / max(c, d))
 
 
+def site_qual(call: SiteCall) -> float:
+    """Phred of P(nobody carries an alternative allele of the site)."""
+    return min(MAX_QUAL, max(0.0, -10 * (call.log10_genotype[0] - _log10_sum(call.log10_genotype))))
+
+
 def make_record(call: SiteCall, context: EmitContext) -> VcfRecord:
     """The VCF record of a called site."""
     posterior = call.log10_genotype
     total = _log10_sum(posterior)
-    qual = min(MAX_QUAL, max(0.0, -10 * (posterior[0] - total)))
+    qual = site_qual(call)
     called = genotype_index(call.genotype)
     others = [v for g, v in enumerate(posterior) if g != called]
     gq = max(0, min(MAX_GQ, round(-10 * (_log10_sum(others) - total))))
@@ -124,11 +144,13 @@ def make_record(call: SiteCall, context: EmitContext) -> VcfRecord:
     copies = [call.genotype.count(a) for a in range(1, len(alts) + 1)]
     alt_rows = call.support[1 : len(call.alts) + 1]
     alt_strand = [sum(row[s] for row in alt_rows) for s in (0, 1)]
+    fisher = fisher_strand(call.support[0], alt_strand)
     info: dict[str, Any] = {
         "AC": copies,
         "AF": [c / len(call.genotype) for c in copies],
         "AN": len(call.genotype),
         "DP": depth,
+        "FS": fisher,
         "MQ": call.mapq,
         "QD": qual / max(1, sum(depths)),
         "SOR": strand_odds_ratio(call.support[0], alt_strand),
@@ -138,15 +160,22 @@ def make_record(call: SiteCall, context: EmitContext) -> VcfRecord:
         "AD": depths,
         "DP": scored,
         "GQ": gq,
-        "PL": [min(_MAX_PL, round(v - best)) for v in likelihood],
     }
+    if call.phase is not None:
+        genotype |= {"GT": "|".join(map(str, call.phase.copies)), "PGT": "|".join(map(str, call.phase.copies))}
+        genotype["PID"] = call.phase.name
+    genotype["PL"] = [min(_MAX_PL, round(v - best)) for v in likelihood]
+    if call.phase is not None:
+        genotype["PS"] = call.phase.position
+    is_snp = len(call.ref) == 1 and all(len(alt) == 1 for alt in call.alts)
+    passes = filter_names(context.thresholds, qual, depth, fisher, is_snp)
     return VcfRecord(
         contig=context.contig,
         start=context.origin + call.start,
         ref=call.ref,
         alts=alts,
         qual=qual,
-        filter="PASS" if qual >= context.low_qual else "LowQual",
+        filter=passes if any(call.genotype) else ".",
         info=info,
         genotype=genotype,
     )
@@ -168,10 +197,16 @@ def pileup_records(calls: SnpCalls, candidates: Candidates, context: EmitContext
     priors = genotype_priors([context.snp_prior], context.ploidy)
     posterior = calls.log10_likelihood + np.array(priors)
     records = []
-    for k in np.flatnonzero(posterior.argmax(axis=1) > 0).tolist():
+    wanted = posterior.argmax(axis=1) > 0
+    if context.forced:
+        wanted |= np.isin(calls.candidate, list(context.forced))
+    for k in np.flatnonzero(wanted).tolist():
         c = int(calls.candidate[k])
+        if not calls.support[k].any():
+            records.append(no_call([c], candidates, context))
+            continue
         start = int(candidates.start[c])
-        copies = int(posterior[k, 1:].argmax()) + 1
+        copies = int(posterior[k].argmax())
         site = SiteCall(
             start=start,
             ref=decode(context.ref[start : start + 1]),
@@ -183,8 +218,20 @@ def pileup_records(calls: SnpCalls, candidates: Candidates, context: EmitContext
             log10_spare=calls.log10_spare[k].tolist(),
             mapq=float(calls.mapq[k]),
         )
-        records.append(make_record(site, context))
+        record = make_record(site, context)
+        if c in context.forced or (record.qual or 0.0) >= context.min_qual:
+            records.append(record)
     return records
+
+
+def no_call(chosen: list[int], candidates: Candidates, context: EmitContext) -> VcfRecord:
+    """The record of candidates of one site about which the reads say nothing."""
+    start, ref, alts = site_alleles(chosen, candidates, context.ref)
+    alts += (NON_REF,) * context.gvcf
+    missing = "/".join("." * context.ploidy)
+    depth = int(context.fragments[start])
+    info = {"AC": [0] * len(alts), "AN": 0, "DP": depth}
+    return VcfRecord(context.contig, context.origin + start, ref, alts, None, ".", info, {"GT": missing, "DP": depth})
 
 
 def window_records(
@@ -196,27 +243,55 @@ def window_records(
     genotypes: Genotypes,
     context: EmitContext,
 ) -> list[VcfRecord]:
-    """Records of one genotyped window (row k of `genotypes`): one per site of the called haplotypes."""
+    """Records of one window (row k of `genotypes`): one per site of the called haplotypes or with a forced allele."""
+    members = windows.candidate[windows.candidate_offset[window] : windows.candidate_offset[window + 1]].tolist()
     n = int(genotypes.n_haps[k])
+    if n == 0:
+        return [no_call([c], candidates, context) for c in members if c in context.forced]
     first = int(genotypes.hap_offset[k])
     masks = [int(m) for m in haplotypes.mask[genotypes.hap[first : first + n]]]
     copies = [masks[int(h)] for h in genotypes.best[k]]
-    union = functools.reduce(operator.or_, copies)
-    if union == 0:
-        return []
-    members = windows.candidate[windows.candidate_offset[window] : windows.candidate_offset[window + 1]].tolist()
+    wanted = functools.reduce(operator.or_, copies)
+    forced = functools.reduce(operator.or_, (1 << bit for bit, c in enumerate(members) if c in context.forced), 0)
     sites: dict[tuple[bool, int], list[int]] = {}
     for bit, c in enumerate(members):
-        if union >> bit & 1:
+        if (wanted | forced) >> bit & 1:
             # an indel's record begins one base further left than its first changed base
             is_snp = int(candidates.kind[c]) == SNP
             sites.setdefault((is_snp, int(candidates.start[c])), []).append(bit)
-    records = []
+    calls, alleles = [], []
     for bits in _separable(list(sites.values()), members, candidates):
-        alleles = _allele_of_masks(masks, bits, members, candidates)
-        call = _site_call(k, bits, alleles, copies, members, candidates, genotypes, context)
-        records.append(make_record(call, context))
-    return records
+        alleles.append(_allele_of_masks(masks, bits, members, candidates))
+        call = _site_call(k, bits, alleles[-1], copies, members, candidates, genotypes, context)
+        keep = any(forced >> bit & 1 for bit in bits) or site_qual(call) >= context.min_qual
+        calls.append((call, keep))
+    phased = _with_phase(k, [call for call, _ in calls], alleles, genotypes, context)
+    return [make_record(call, context) for call, (_, keep) in zip(phased, calls) if keep]
+
+
+def _with_phase(
+    k: int, calls: list[SiteCall], alleles: list[NDArray[np.int64]], genotypes: Genotypes, context: EmitContext
+) -> list[SiteCall]:
+    """The calls of a window, with the phase that its haplotypes tell."""
+    if genotypes.ploidy != DIPLOID or len(calls) < 2:
+        return calls
+    n, at = int(genotypes.n_haps[k]), int(genotypes.posterior_offset[k])
+    best = (int(genotypes.best[k, 0]), int(genotypes.best[k, 1]))
+    # an event of another record at the same place counts as the reference here
+    plain = [np.where(of == len(call.alts) + 1, 0, of) for of, call in zip(alleles, calls)]
+    order = sorted(range(len(calls)), key=lambda i: calls[i].start)
+    posterior = genotypes.posterior[at : at + n_genotypes(n, DIPLOID)]
+    result = list(calls)
+    for one in phase_sets(posterior, n, best, [plain[i] for i in order]):
+        head = calls[order[one[0]]]
+        position = context.origin + head.start + 1
+        name = f"{position}_{head.ref}_{','.join(head.alts)}"
+        # which copy is the first is nobody's knowledge: the set begins with 0|1
+        sides = sorted(best, key=lambda h: int(plain[order[one[0]]][h]))
+        for i in (order[x] for x in one):
+            copies = (int(plain[i][sides[0]]), int(plain[i][sides[1]]))
+            result[i] = replace(calls[i], phase=Phase(copies, position, name))
+    return result
 
 
 def _separable(sites: list[list[int]], members: list[int], candidates: Candidates) -> list[list[int]]:

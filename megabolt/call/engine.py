@@ -15,6 +15,7 @@ from all reads of a chunk: jobs therefore always cut the genome at the same plac
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,11 +26,14 @@ from megabolt.call.assembly import add_assembled, assemble_sites
 from megabolt.call.candidates import Candidates, find_candidates
 from megabolt.call.emit import EmitContext, pileup_records, window_records
 from megabolt.call.evidence import SNP, Evidence, collect_evidence
+from megabolt.call.filters import Thresholds
 from megabolt.call.genotype import genotype_windows
 from megabolt.call.haplotypes import enumerate_haplotypes, reads_of_windows
 from megabolt.call.indel_errors import learn_open_table
 from megabolt.call.isolated import pileup_snps
+from megabolt.call.known import Alleles
 from megabolt.call.likelihood import score_windows
+from megabolt.call.mixture import MIN_BASE_QUALITY, MIN_INDEL_FRACTION, MIN_SNP_FRACTION, mixture_records
 from megabolt.call.ploidy import ALL_DIPLOID, PloidyMap
 from megabolt.call.reads import MAX_SPAN, Reads, decode_reads
 from megabolt.call.reference_confidence import reference_blocks
@@ -48,6 +52,15 @@ MARGIN = 2048
 _LOOK_BACK = 900
 #: However unstable a repeat is, an indel in it is not taken for granted.
 MAX_INDEL_PRIOR = 0.02
+DEFAULT_THRESHOLDS = Thresholds()
+#: Positions whose records are made at once.
+_SITES_AT_ONCE = 4096
+#: What makes a candidate in mitochondria.
+MIXTURE_CANDIDATES: dict[str, Any] = {
+    "min_snp_fraction": MIN_SNP_FRACTION,
+    "min_indel_fraction": MIN_INDEL_FRACTION,
+    "min_base_quality": MIN_BASE_QUALITY,
+}
 
 
 @dataclass(frozen=True)
@@ -81,15 +94,22 @@ class CallOptions:
         Repeat units and the factor by which the indel prior grows with them, interpolated.
     min_qual
         Calls below are not written.
-    low_qual
-        Calls below are written with the filter LowQual.
+    thresholds
+        Limits of the filters; calls that fail one are written with its name.
     gq_bands
         Lower limits of the bands of gVCF blocks.
     targets
         Per contig int64 [n, 2], sorted half-open intervals (`formats.bed.read_bed`): only records that touch
         are written. None: everything.
+    regions
+        As `targets`, but a record belongs to the region in which it begins: records of regions that lie side by side
+        are those of both together, each once.
     ploidy
         Copies of the genome, by region.
+    mixture
+        Ordinals of contigs that are mixtures of genomes: mitochondria.
+    forced
+        By ordinal of the contig, alleles (`known.read_alleles`) that are candidates and written in any case.
     backend
         Where the pair-HMM runs.
     """
@@ -112,10 +132,13 @@ class CallOptions:
     same_site_prior: float = 1e-1
     repeat_prior: tuple[tuple[int, ...], tuple[int, ...]] = ((3, 4, 7, 8, 13, 14), (1, 10, 10, 50, 50, 150))
     min_qual: float = 3.0
-    low_qual: float = 20.0
+    thresholds: Thresholds = DEFAULT_THRESHOLDS
     gq_bands: tuple[int, ...] = (0, 5, 10, 20, 30, 40, 50, 60, 99)
     targets: tuple[NDArray[np.int64], ...] | None = None
+    regions: tuple[NDArray[np.int64], ...] | None = None
     ploidy: PloidyMap = ALL_DIPLOID
+    mixture: frozenset[int] = frozenset()
+    forced: Mapping[int, Alleles] = field(default_factory=dict)
     backend: Backend = Backend.NUMBA
 
 
@@ -125,11 +148,13 @@ class ChunkCalls:
 
     variants: in file order; the last ones may begin a little beyond the chunk's end, so sort after joining
     chunks (`formats.vcf.sort_records`). reference_blocks: gVCF only; join over chunks with
-    `reference_confidence.join_reference_blocks`. stats: counts of what was looked at.
+    `reference_confidence.join_reference_blocks`. sites: on request, makes a record without ALT for each other
+    position of [start, stop), as lazily as they are asked for: they are many. stats: counts of what was looked at.
     """
 
     variants: list[VcfRecord]
     reference_blocks: list[VcfRecord] = field(default_factory=list)
+    sites: Callable[[int, int], Iterator[VcfRecord]] | None = None
     stats: dict[str, int] = field(default_factory=dict)
 
 
@@ -149,6 +174,7 @@ class _Chunk:
     evidence: Evidence
     candidates: Candidates
     together: list[NDArray[np.int64]]
+    forced: frozenset[int]
     windows: Windows
     open_by_tract: NDArray[np.float64] | None
 
@@ -163,6 +189,7 @@ def call_chunk(
     *,
     sample: str = "",
     gvcf: bool = False,
+    all_sites: bool = False,
 ) -> ChunkCalls:
     """Call the germline variants of [start, stop) of one contig.
 
@@ -177,35 +204,78 @@ def call_chunk(
         Unused here; names the column when the records are written.
     gvcf
         Add <NON_REF> to all records, and reference blocks for the rest of the chunk.
+    all_sites
+        Make a record for each position of the rest of the chunk.
     """
     stop = min(stop, reference.contigs[contig].length)
     if start >= stop:
         return ChunkCalls([])
+    mixed = contig in options.mixture
+    if mixed:
+        options = replace(options, assemble=False, learn_indel_errors=False, **MIXTURE_CANDIDATES)
     chunk = _prepare(block, reference, contig, start, stop, options)
-    which = _windows_to_call(chunk, options, gvcf)
     context = EmitContext(
         contig=reference.contigs[contig].name,
         origin=chunk.origin,
         ref=chunk.ref,
         fragments=chunk.evidence.fragments,
-        low_qual=options.low_qual,
+        min_qual=options.min_qual,
+        thresholds=options.thresholds,
         gvcf=gvcf,
         snp_prior=float(np.log10(options.snp_prior)),
         indel_prior=float(np.log10(options.indel_prior)),
+        forced=chunk.forced,
     )
-    called, stats = [], Counter[str]()
-    copies = options.ploidy.at(contig, chunk.windows.start[which] + chunk.origin)
+    called, stats = _call_mixture(chunk, context) if mixed else _call_copies(chunk, context, options, gvcf or all_sites)
+    called.sort(key=lambda pair: (pair[1].start, pair[1].ref, pair[1].alts))
+    stats += Counter(reads=len(chunk.reads), candidates=len(chunk.candidates))
+    targets = None if options.targets is None else options.targets[contig]
+    regions = None if options.regions is None else options.regions[contig]
+    records = [r for _, r in called]
+    limits = (targets, regions)
+    blocks = _blocks(chunk, context.contig, records, limits, options, (start, stop)) if gvcf else []
+    variants = [
+        r for begin, r in called
+        if begin >= start and _touches(r.start, r.stop, targets) and _touches(r.start, r.start + 1, regions)
+    ]  # fmt: skip
+    if not all_sites:
+        return ChunkCalls(variants, blocks, None, dict(stats))
+
+    def sites(first: int, last: int) -> Iterator[VcfRecord]:
+        for at in range(first, last, _SITES_AT_ONCE):
+            stretch = (at, min(at + _SITES_AT_ONCE, last))
+            near = [r for r in records if r.stop > stretch[0] and r.start < stretch[1]]
+            blocks = _blocks(chunk, context.contig, near, limits, options, stretch, each=True)
+            yield from map(_site, blocks)
+
+    return ChunkCalls(variants, blocks, sites, dict(stats))
+
+
+def _site(block: VcfRecord) -> VcfRecord:
+    """The record of a single position without a variant, from its reference block."""
+    fields = {name: block.genotype[name] for name in ("GT", "DP", "GQ")}
+    return replace(block, alts=(), info={"AN": fields["GT"].count("0"), "DP": fields["DP"]}, genotype=fields)
+
+
+def _call_mixture(chunk: _Chunk, context: EmitContext) -> tuple[list[tuple[int, VcfRecord]], Counter[str]]:
+    """Records of a chunk of mitochondria, each with its position; those of this chunk and before."""
+    records = mixture_records(chunk.candidates, chunk.reads, chunk.tract, context)
+    return [(r.start, r) for r in records if r.start < chunk.stop], Counter()
+
+
+def _call_copies(
+    chunk: _Chunk, context: EmitContext, options: CallOptions, look_back: bool
+) -> tuple[list[tuple[int, VcfRecord]], Counter[str]]:
+    """Records of a chunk, each with the position where its window begins: windows of one ploidy at a time."""
+    which = _windows_to_call(chunk, options, look_back)
+    called: list[tuple[int, VcfRecord]] = []
+    stats = Counter[str]()
+    copies = options.ploidy.at(chunk.contig, chunk.windows.start[which] + chunk.origin)
     for ploidy in np.unique(copies[copies > 0]).tolist():
         found, counted = _call_windows(chunk, which[copies == ploidy], replace(context, ploidy=ploidy), options)
         called += found
         stats += counted
-    kept = [(begin, r) for begin, r in called if r.qual is not None and r.qual >= options.min_qual]
-    kept.sort(key=lambda pair: (pair[1].start, pair[1].ref, pair[1].alts))
-    targets = None if options.targets is None else options.targets[contig]
-    stats += Counter(reads=len(chunk.reads), candidates=len(chunk.candidates))
-    blocks = _blocks(chunk, context.contig, [r for _, r in kept], targets, options) if gvcf else []
-    variants = [r for begin, r in kept if begin >= start and _on_target(r.start, r.stop, targets)]
-    return ChunkCalls(variants, blocks, dict(stats))
+    return called, stats
 
 
 def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: int, options: CallOptions) -> _Chunk:
@@ -234,7 +304,9 @@ def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: in
         if options.assemble
         else []
     )
-    candidates, together = add_assembled(candidates, assembled)
+    known = options.forced[contig].within(origin, n_ref) if contig in options.forced else []
+    candidates, together = add_assembled(candidates, [*assembled, *([event] for event in known)])
+    forced = frozenset(int(one[0]) for one in together[len(assembled) :])
     windows = build_windows(
         candidates, ref, n_ref, origin, evidence.depth, evidence.clips, tract,
         gap=options.window_gap, max_width=options.max_window, pad=options.pad, max_pad=options.max_pad,
@@ -243,20 +315,35 @@ def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: in
         learn_open_table(reads, period, tract, start - origin, stop - origin) if options.learn_indel_errors else None
     )
     return _Chunk(
-        contig, start, stop, origin, n_ref, ref, tract, period, reads, evidence, candidates, together, windows, table
+        contig,
+        start,
+        stop,
+        origin,
+        n_ref,
+        ref,
+        tract,
+        period,
+        reads,
+        evidence,
+        candidates,
+        together,
+        forced,
+        windows,
+        table,
     )
 
 
-def _windows_to_call(chunk: _Chunk, options: CallOptions, gvcf: bool) -> NDArray[np.int64]:
+def _windows_to_call(chunk: _Chunk, options: CallOptions, look_back: bool) -> NDArray[np.int64]:
     """Numbers of the windows that begin in the chunk (or may reach into it) and can touch a target."""
     begin = chunk.windows.start + chunk.origin
-    wanted = (begin >= chunk.start - (_LOOK_BACK if gvcf else 0)) & (begin < chunk.stop)
-    if options.targets is not None:
-        targets = options.targets[chunk.contig]
-        end = chunk.windows.stop + chunk.origin
-        nearest = np.searchsorted(targets[:, 1], begin - 1, side="right")
-        after = np.append(targets[:, 0], np.iinfo(np.int64).max)
-        wanted &= after[nearest] <= end + 1
+    wanted = (begin >= chunk.start - (_LOOK_BACK if look_back else 0)) & (begin < chunk.stop)
+    end = chunk.windows.stop + chunk.origin
+    for limits in (options.targets, options.regions):
+        if limits is not None:
+            places = limits[chunk.contig]
+            nearest = np.searchsorted(places[:, 1], begin - 1, side="right")
+            after = np.append(places[:, 0], np.iinfo(np.int64).max)
+            wanted &= after[nearest] <= end + 1
     return np.flatnonzero(wanted)
 
 
@@ -291,7 +378,11 @@ def _call_complex(
         same_site_prior=options.same_site_prior, ploidy=context.ploidy,
     )  # fmt: skip
     called = []
-    for k in np.flatnonzero((genotypes.n_haps > 0) & (genotypes.best.max(axis=1) > 0)).tolist():
+    wanted = (genotypes.n_haps > 0) & (genotypes.best.max(axis=1) > 0)
+    if context.forced:
+        held = np.isin(chunk.windows.candidate, list(context.forced))
+        wanted |= np.add.reduceat(held, chunk.windows.candidate_offset[:-1], dtype=np.int64)[which] > 0
+    for k in np.flatnonzero(wanted).tolist():
         window = int(which[k])
         begin = int(chunk.windows.start[window]) + chunk.origin
         records = window_records(k, window, chunk.windows, chunk.candidates, haplotypes, genotypes, context)
@@ -315,26 +406,30 @@ def _blocks(
     chunk: _Chunk,
     contig: str,
     records: list[VcfRecord],
-    targets: NDArray[np.int64] | None,
+    limits: tuple[NDArray[np.int64] | None, ...],
     options: CallOptions,
+    stretch: tuple[int, int],
+    *,
+    each: bool = False,
 ) -> list[VcfRecord]:
-    """Reference blocks of the chunk, or of its targets."""
+    """Reference blocks of a stretch of the chunk, or of what of it all of the `limits` leave."""
     covered = [(r.start, r.stop) for r in records]
-    pieces = [(chunk.start, chunk.stop)]
-    if targets is not None:
-        inside = targets[(targets[:, 1] > chunk.start) & (targets[:, 0] < chunk.stop)]
-        pieces = [(max(chunk.start, int(a)), min(chunk.stop, int(b))) for a, b in inside]
+    pieces = [stretch]
+    for places in limits:
+        if places is not None:
+            cut = ((max(a, x), min(b, y)) for a, b in pieces for x, y in places.tolist() if x < b and y > a)
+            pieces = list(cut)
     blocks: list[VcfRecord] = []
     for a, b, copies in (part for piece in pieces for part in options.ploidy.within(chunk.contig, *piece)):
         if copies > 0:
             blocks += reference_blocks(
                 chunk.reads, chunk.evidence, chunk.ref, chunk.tract, contig, chunk.origin, a, b, covered,
-                options.gq_bands, ploidy=copies,
+                options.gq_bands, ploidy=copies, each=each,
             )  # fmt: skip
     return blocks
 
 
-def _on_target(start: int, stop: int, targets: NDArray[np.int64] | None) -> bool:
+def _touches(start: int, stop: int, targets: NDArray[np.int64] | None) -> bool:
     if targets is None:
         return True
     i = int(np.searchsorted(targets[:, 1], start, side="right"))

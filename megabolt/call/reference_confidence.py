@@ -142,6 +142,7 @@ def reference_blocks(
     bands: Sequence[int],
     *,
     ploidy: int = 2,
+    each: bool = False,
 ) -> list[VcfRecord]:
     """Reference blocks of [start, stop), contig coordinates, outside `covered`.
 
@@ -155,6 +156,8 @@ def reference_blocks(
         Ascending lower limits of the GQ bands, beginning with 0.
     ploidy
         Copies of the genome in [start, stop).
+    each
+        A block for each position.
     """
     low, high = start - origin, stop - origin
     phred = np.zeros((high - low, ploidy + 1), np.int64)
@@ -167,15 +170,15 @@ def reference_blocks(
     others = []
     for copies in range(1, ploidy + 1):
         # an indel: each spanning read that shows none is as unlikely as it is to come from another copy
-        each = 10 * np.log10(ploidy / (ploidy - copies)) if copies < ploidy else _INDEL_MISSED
-        others.append(np.minimum((phred[:, copies] - phred[:, 0]) / _SCALE, spanning[:-1] * each))
+        missed = 10 * np.log10(ploidy / (ploidy - copies)) if copies < ploidy else _INDEL_MISSED
+        others.append(np.minimum((phred[:, copies] - phred[:, 0]) / _SCALE, spanning[:-1] * missed))
     gq = np.clip(np.minimum.reduce(others), 0, 99).astype(np.int64)
     depth = evidence.fragments[low:high].astype(np.int64)
     band = np.searchsorted(np.asarray(bands), gq, side="right")
     free = np.ones(high - low, np.bool_)
     for a, b in covered:
         free[max(0, a - start) : max(0, min(stop, b) - start)] = False
-    change = np.flatnonzero((np.diff(band) != 0) | (np.diff(free.astype(np.int8)) != 0)) + 1
+    change = np.flatnonzero((np.diff(band) != 0) | (np.diff(free.astype(np.int8)) != 0) | each) + 1
     begins = np.concatenate([[0], change])
     ends = np.concatenate([change, [high - low]])
     lows = [np.minimum.reduceat(np.maximum(0, x), begins) for x in (gq, depth, *others)]

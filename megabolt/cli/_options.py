@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from megabolt.errors import OutputError, UsageError
 from megabolt.formats.lane import STANDARD_INPUT, UMI_SOURCES, FastqLane, name_of
 from megabolt.formats.output import check_writable
+from megabolt.workflow.call_request import EMIT, SEXES, CallRequest
 from megabolt.workflow.resources import allowed_threads, default_memory, parse_memory
 
 if TYPE_CHECKING:
@@ -332,6 +333,65 @@ def check_readable(path: Path, what: str) -> None:
         raise UsageError(f"{path}: the {what} does not exist", "Check the path.")
     if not os.access(path, os.R_OK):
         raise UsageError(f"{path}: no permission to read the {what}", "Ask its owner, or use a copy.")
+
+
+def add_calling(parser: argparse.ArgumentParser, *, regions: bool) -> None:
+    """What is called where; `regions`: the reads are in an indexed file."""
+    group = parser.add_argument_group("what is called")
+    group.add_argument("--targets", type=Path, metavar="BED", help="only records that touch these regions")
+    group.add_argument("--padding", type=int, default=0, metavar="N", help="bases added around --targets (default 0)")
+    if regions:
+        group.add_argument(
+            "--region",
+            action="append",
+            default=[],
+            metavar="CHR:A-B",
+            help="only records that begin here (1-based, inclusive); may be given several times",
+        )
+    group.add_argument(
+        "--sex",
+        choices=SEXES,
+        default="auto",
+        help="copies of X and Y: male, one of each outside the PAR; female, two X, Y is not called;"
+        " auto, from the coverage (default)",
+    )
+    group.add_argument("--par", type=Path, metavar="BED", help="pseudoautosomal regions; known for GRCh37 and GRCh38")
+    group.add_argument(
+        "--mito-contig",
+        metavar="NAME",
+        help="contig that is called as a mixture, with the share of each allele; default: chrM, MT",
+    )
+    group.add_argument(
+        "--alleles", type=Path, metavar="VCF", help="alleles that are looked at and written in any case, also 0/0"
+    )
+    group.add_argument(
+        "--dbsnp", type=Path, metavar="VCF.gz", help="known variants, bgzipped and indexed, whose IDs are filled in"
+    )
+    group.add_argument(
+        "--emit", choices=EMIT, default="variants", help="variants (default), or a record for each position"
+    )
+
+
+def call_request_of(args: argparse.Namespace) -> CallRequest:
+    """What `add_calling` has asked for."""
+    if args.padding < 0:
+        raise UsageError(f"--padding {args.padding}: not a number of bases", "Give 0 or more.")
+    if args.padding > 0 and args.targets is None:
+        raise UsageError("--padding says how far beyond --targets to call, which are not given", "Give --targets BED.")
+    files = ((args.targets, "BED of targets"), (args.par, "BED of the PAR"), (args.alleles, "VCF of alleles"))
+    for path, what in (*files, (args.dbsnp, "VCF of known variants")):
+        if path is not None:
+            check_readable(path, what)
+    return CallRequest(
+        sex=args.sex,
+        par=args.par,
+        mito_contig=args.mito_contig,
+        padding=args.padding,
+        regions=tuple(getattr(args, "region", ())),
+        alleles=args.alleles,
+        dbsnp=args.dbsnp,
+        all_sites=args.emit == "all-sites",
+    )
 
 
 def align_options(args: argparse.Namespace) -> AlignOptions:

@@ -8,7 +8,9 @@ Order of operations:
   1. count what differs from the reference, and decide where to look closely;
   2. build haplotypes there from the reads' own alignments, and weigh each read against each haplotype;
   3. genotype, filter, split and left-align; SNPs and indels, one line per allele or site;
-  4. with --targets, keep what lies in the BED.
+  4. with --targets or --region, keep what lies there: each record is the same whatever else is called.
+
+X and Y of males have one copy outside the PAR; mitochondria are a mixture in which an allele may have any share.
 
 Example:
   megabolt call --reference GRCh38.fa --bam S.bam -o S.vcf.gz --gvcf S.g.vcf.gz \\
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="calls; S.vcf.gz.tbi comes with it",
     )
     parser.add_argument("--gvcf", type=Path, metavar="S.g.vcf.gz", help="also write how sure the rest is reference")
-    parser.add_argument("--targets", type=Path, metavar="BED", help="call inside these regions only")
+    _options.add_calling(parser, regions=True)
     _options.add_backend(parser)
     _options.add_resources(parser)
     _options.add_consent(parser)
@@ -50,8 +52,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.output}: both -o and --gvcf name this file", "Give them two names.")
     _options.check_readable(args.reference, "reference")
     _options.check_readable(args.bam, "BAM or CRAM")
-    if args.targets is not None:
-        _options.check_readable(args.targets, "BED of targets")
+    request = _options.call_request_of(args)
     _options.check_output(args.output, (".vcf.gz",))
     if args.gvcf is not None:
         _options.check_output(args.gvcf, (".vcf.gz",))
@@ -65,6 +66,7 @@ def main(args: argparse.Namespace) -> int:
         output=args.output,
         gvcf=args.gvcf,
         targets=args.targets,
+        request=request,
         threads=threads,
         memory=memory,
         open_data=args.open_data,

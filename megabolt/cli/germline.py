@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--outdir", type=Path, required=True, metavar="D", help="folder of the results; made if missing"
     )
     parser.add_argument("--gvcf", action="store_true", help="also write how sure the rest is reference (S.g.vcf.gz)")
-    parser.add_argument("--targets", type=Path, metavar="BED", help="call inside these regions only")
+    _options.add_calling(parser, regions=False)
     parser.add_argument("--no-bam", dest="bam", action="store_false", help="do not write the BAM")
     _options.add_cram(parser)
     _options.add_alignment(parser)
@@ -54,8 +54,7 @@ def main(args: argparse.Namespace) -> int:
     threads, memory = _options.threads_of(args), _options.memory_of(args)
     _options.check_readable(args.reference, "reference")
     reads, processing = _options.reads_of(args), _options.processing_of(args)
-    if args.targets is not None:
-        _options.check_readable(args.targets, "BED of targets")
+    request = _options.call_request_of(args)
     _options.check_folder(args.outdir)
     _options.prepare_kernels(threads)
     backend = _options.backend_of(args)
@@ -72,6 +71,7 @@ def main(args: argparse.Namespace) -> int:
         processing=processing,
         gvcf=args.gvcf,
         targets=args.targets,
+        request=request,
         bam=args.bam,
         cram=args.cram,
         open_data=args.open_data,

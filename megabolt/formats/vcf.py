@@ -3,7 +3,7 @@
 
 In: `VcfRecord`s in any order. Out: one .vcf.gz and its .tbi, by atomic rename. Reading goes through pysam.
 
-Files are VCF 4.2, the newest version that every tool in use reads; nothing of 4.3 is needed.
+Files are VCF 4.3, which htslib, htsjdk and so GATK read.
 """
 
 from __future__ import annotations
@@ -26,13 +26,21 @@ NON_REF = "<NON_REF>"
 #: Tabix cannot index beyond this position; longer contigs get a CSI index.
 TABIX_LIMIT = 1 << 29
 
-_FILTERS = {"LowQual": "QUAL is below the calling threshold"}
+_FILTERS = {
+    "LowQual": "QUAL is below the calling threshold",
+    "LowDepth": "Too few templates over the site",
+    "StrandBias": "Alleles differ too much in strand (FS)",
+}
+#: Length of chromosome 1 or X -> name of the assembly.
+_ASSEMBLIES = {249_250_621: "GRCh37", 155_270_560: "GRCh37", 248_956_422: "GRCh38", 156_040_895: "GRCh38"}
+_NAMES_OF_ASSEMBLY = {"1", "chr1", "X", "chrX"}
 _INFO = {
     "AC": ("A", "Integer", "Copies of each alternative allele in the called genotype"),
     "AF": ("A", "Float", "Share of each alternative allele among the called alleles"),
     "AN": ("1", "Integer", "Alleles in called genotypes"),
     "DP": ("1", "Integer", "Templates over the site; overlapping mates count once"),
     "END": ("1", "Integer", "Last position of this block"),
+    "FS": ("1", "Float", "Phred of Fisher's exact test of allele by strand"),
     "MQ": ("1", "Float", "Root mean square mapping quality of the reads"),
     "QD": ("1", "Float", "QUAL by templates that show an allele"),
     "SOR": ("1", "Float", "Strand odds ratio, log scale, symmetric: above 3 is suspect"),
@@ -40,10 +48,14 @@ _INFO = {
 _FORMAT = {
     "GT": ("1", "String", "Genotype"),
     "AD": ("R", "Integer", "Templates that support each allele"),
+    "AF": ("A", "Float", "Share of each alternative allele in a mixture (mitochondria)"),
     "DP": ("1", "Integer", "Templates that the genotype rests on; overlapping mates count once"),
     "GQ": ("1", "Integer", "Phred-scaled probability that the genotype is wrong"),
     "MIN_DP": ("1", "Integer", "Lowest depth in the block"),
+    "PGT": ("1", "String", "Physical phase: the alleles by copy, in the order of the phase set"),
+    "PID": ("1", "String", "Physical phase: name of the set, its first site"),
     "PL": ("G", "Integer", "Phred-scaled genotype likelihoods, the best is 0"),
+    "PS": ("1", "Integer", "Phase set: position of its first site"),
 }
 
 
@@ -113,6 +125,7 @@ def header_text(
     source: str = "megabolt",
     extra: Sequence[str] = (),
     gvcf: bool = False,
+    filters: Mapping[str, str] | None = None,
 ) -> str:
     """The header of a file with one sample.
 
@@ -122,6 +135,8 @@ def header_text(
         File name of the reference, without folders: paths may name people and machines.
     extra
         More `##` lines, as they are (command line, thresholds).
+    filters
+        Names and descriptions of the filters; default: those of the caller, without their limits.
 
     Raises
     ------
@@ -130,23 +145,37 @@ def header_text(
     """
     if not sample or any(c in sample for c in "\t\n\r"):
         raise UsageError(f"sample name {sample!r} cannot stand in a VCF", "Use a name without tabs or line ends.")
-    lines = ["##fileformat=VCFv4.2", f"##source={source}"]
+    lines = ["##fileformat=VCFv4.3", f"##source={source}"]
     if reference_name:
         lines.append(f"##reference={reference_name}")
     lines += extra
     if gvcf:
         lines.append('##ALT=<ID=NON_REF,Description="Any allele that was not seen">')
     lines.append('##FILTER=<ID=PASS,Description="All filters passed">')
-    lines += [f'##FILTER=<ID={name},Description="{text}">' for name, text in _FILTERS.items()]
+    lines += [f'##FILTER=<ID={name},Description="{text}">' for name, text in (filters or _FILTERS).items()]
     for section, table in (("INFO", _INFO), ("FORMAT", _FORMAT)):
         lines += [
             f'##{section}=<ID={name},Number={number},Type={kind},Description="{text}">'
             for name, (number, kind, text) in table.items()
         ]
-    lines += [f"##contig=<ID={one.name},length={one.length},md5={one.md5}>" for one in contigs]
+    assembly = assembly_of(contigs)
+    known = f",assembly={assembly}" if assembly else ""
+    lines += [f"##contig=<ID={one.name},length={one.length},md5={one.md5}{known}>" for one in contigs]
     columns = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", sample]
     lines.append("\t".join(columns))
     return "\n".join(lines) + "\n"
+
+
+def assembly_of(contigs: Sequence[Contig]) -> str:
+    """GRCh37 or GRCh38, by the length of chromosome 1 or X; empty if it is neither."""
+    names = {_ASSEMBLIES.get(one.length, "") for one in contigs if one.name in _NAMES_OF_ASSEMBLY}
+    return names.pop() if len(names) == 1 else ""
+
+
+def command_line_header(command: str, version: str) -> str:
+    """The header line that says how a file was made."""
+    text = command.replace("\\", "\\\\").replace('"', '\\"')
+    return f'##megaboltCommand=<ID=call,Version={version},CommandLine="{text}">'
 
 
 def sort_records(records: Iterable[VcfRecord], contigs: Sequence[Contig]) -> list[VcfRecord]:
@@ -166,6 +195,7 @@ def write_vcf(
     source: str = "megabolt",
     extra: Sequence[str] = (),
     gvcf: bool = False,
+    filters: Mapping[str, str] | None = None,
 ) -> int:
     """Write a bgzipped VCF and its index; returns the number of records.
 
@@ -179,7 +209,9 @@ def write_vcf(
         The disk refuses.
     """
     path = Path(path)
-    header = header_text(contigs, sample, reference_name=reference_name, source=source, extra=extra, gvcf=gvcf)
+    header = header_text(
+        contigs, sample, reference_name=reference_name, source=source, extra=extra, gvcf=gvcf, filters=filters
+    )
     counter = [0]
     write_vcf_text(path, header, _text_of(records, counter), contigs, [permit])
     return counter[0]

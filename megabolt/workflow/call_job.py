@@ -8,9 +8,11 @@ Chunks are 1 Mb (2^20), cut at multiples of it in each contig whatever the threa
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ if MARGIN + MAX_SPAN > HALO:
 CHUNK_BASES = BIN_BASES
 #: A chunk's records may begin this far behind its end, a later chunk's this far before its start.
 _DISORDER = 4096
+#: Records written at once.
+_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,19 @@ class Chunk:
     stop: int
 
 
-def chunks_of(contig: int, start: int, stop: int, targets: Sequence[NDArray[np.int64]] | None = None) -> list[Chunk]:
-    """Chunks between two multiples of `CHUNK_BASES` (or contig ends); those without a target are left out."""
+def chunks_of(contig: int, start: int, stop: int, *limits: Sequence[NDArray[np.int64]] | None) -> list[Chunk]:
+    """Chunks between two multiples of `CHUNK_BASES` (or contig ends).
+
+    Those in which any of the `limits` (targets, regions: int64 [n, 2] by contig) has no place are left out. Others
+    stay whole: what is learnt from a chunk's reads is the same whatever is asked for.
+    """
     chunks = []
     for first in range(start, stop, CHUNK_BASES):
         last = min(first + CHUNK_BASES, stop)
-        if targets is not None:
-            k = int(np.searchsorted(targets[contig][:, 1], first, side="right"))
-            if k == len(targets[contig]) or targets[contig][k, 0] >= last + _DISORDER:
-                continue  # what begins here may reach that far
+        places = [one[contig] for one in limits if one is not None]
+        # what begins here may reach that far
+        if not all(((own[:, 1] > first) & (own[:, 0] < last + _DISORDER)).any() for own in places):
+            continue
         chunks.append(Chunk(contig, first, last))
     return chunks
 
@@ -76,6 +84,10 @@ def without_non_ref(record: VcfRecord) -> VcfRecord:
     return replace(record, alts=record.alts[:-1], info=info, genotype=genotype)
 
 
+def _file_order(record: VcfRecord) -> tuple[int, str, tuple[str, ...]]:
+    return record.start, record.ref, record.alts
+
+
 class OrderedCalls:
     """Brings the records of chunks into file order and joins reference blocks over chunk borders."""
 
@@ -84,9 +96,9 @@ class OrderedCalls:
         self._held: list[VcfRecord] = []
         self._blocks: list[VcfRecord] = []
 
-    def add(self, chunk: Chunk, calls: ChunkCalls, gq_bands: Sequence[int]) -> list[VcfRecord]:
-        """Take a chunk's records; returns those that no later chunk can come before."""
-        ready = self.finish() if chunk.contig != self._contig else []
+    def add(self, chunk: Chunk, calls: ChunkCalls, gq_bands: Sequence[int]) -> Iterator[VcfRecord]:
+        """Take a chunk's records; returns those that no later chunk can come before. To be used up at once."""
+        before = self.finish() if chunk.contig != self._contig else []
         self._contig = chunk.contig
         self._held += calls.variants
         limit = chunk.stop - _DISORDER
@@ -97,8 +109,12 @@ class OrderedCalls:
             self._blocks = blocks[-1:]  # the next chunk may continue it
         if self._blocks:
             limit = min(limit, self._blocks[0].start)
-        ready += self._take(limit)
-        return ready
+        if calls.sites is None:
+            return iter(before + self._take(limit))
+        limit = max(limit, chunk.start)
+        self._held += calls.sites(limit, chunk.stop)
+        ready = heapq.merge(self._take(limit), calls.sites(chunk.start, limit), key=_file_order)
+        return itertools.chain(before, ready)
 
     def finish(self) -> list[VcfRecord]:
         """All that is still held."""
@@ -107,7 +123,7 @@ class OrderedCalls:
         return self._take(None)
 
     def _take(self, limit: int | None) -> list[VcfRecord]:
-        self._held.sort(key=lambda record: (record.start, record.ref, record.alts))
+        self._held.sort(key=_file_order)
         if limit is None:
             ready, self._held = self._held, []
         else:
@@ -208,9 +224,15 @@ class CallSink:
         """Write the rest."""
         self._write(self._ordered.finish())
 
-    def _write(self, records: list[VcfRecord]) -> None:
+    def _write(self, records: Iterable[VcfRecord]) -> None:
+        stream = iter(records)
+        while some := list(itertools.islice(stream, _AT_ONCE)):
+            self._write_some(some)
+
+    def _write_some(self, records: list[VcfRecord]) -> None:
         variants = [without_non_ref(record) for record in records if not record.is_reference_block]
-        self.counts.add(variants)
+        # sites without a variant, and alleles that were asked for but are not there, are no calls
+        self.counts.add(record for record in variants if record.alts and any(record.info.get("AC", (1,))))
         self._vcf.write(variants)
         if self._gvcf is not None:
-            self._gvcf.write(records)
+            self._gvcf.write([record for record in records if record.alts])

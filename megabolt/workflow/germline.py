@@ -22,6 +22,7 @@ from megabolt.errors import InputFormatError, OutputError, UsageError
 from megabolt.formats.bam import BamHeader, BamReader, CramReader, check_contigs, open_reads
 from megabolt.privacy.consent import ALIGNMENT, GERMLINE_CALLING, authorize
 from megabolt.reads.existing import ExistingReads
+from megabolt.workflow.call_request import DEFAULT_REQUEST, CallRequest
 from megabolt.workflow.metrics import write_metrics
 from megabolt.workflow.processing import DEFAULT_PROCESSING, Processing
 from megabolt.workflow.read_groups import header_groups
@@ -65,6 +66,7 @@ def run_germline(
     processing: Processing = DEFAULT_PROCESSING,
     gvcf: bool = False,
     targets: Path | None = None,
+    request: CallRequest = DEFAULT_REQUEST,
     bam: bool = True,
     cram: bool = False,
     open_data: str | None = None,
@@ -90,6 +92,8 @@ def run_germline(
         Of the aligner; of what follows it.
     targets
         BED: calls and depth inside only.
+    request
+        What is called where, and how many copies there are.
     bam, cram
         Write the reads; as CRAM.
     open_data, audit_log
@@ -106,7 +110,7 @@ def run_germline(
     ResourceError
         Too little memory or disk; nothing is left behind.
     """
-    from megabolt.call.engine import CallOptions
+    from megabolt.workflow.copies import counts_of_bins
 
     permit = authorize(sample, GERMLINE_CALLING, open_data=open_data, audit_log=audit_log)
     _make_folder(outdir)
@@ -122,11 +126,13 @@ def run_germline(
         header = job.new_header(opened.read_groups, opened.header)
         job.recalibrate(store, header.read_groups, job.index, paths.table)
         job.collect(opened.read_groups, job.index.contigs, job.index)
-        options = CallOptions(targets=job.call_targets, backend=backend)
+        resolved = job.call_options(request, backend, counts_of_bins(store), bins=True)
+        options = resolved.options
         with ExitStack() as stack:
             writer = stack.enter_context(job.bam_writer(paths.reads, header)) if bam else None
             sink = job.sink(stack, paths.vcf, paths.gvcf if gvcf else None, options)
-            job.sweep(store, writer, Calling(job.index, options, sink, sample, gvcf))
+            calling = Calling(job.index, options, sink, sample, gvcf, request.all_sites, resolved.ids)
+            job.sweep(store, writer, calling)
             job.finish(stack)
         more = job.write_metrics_files(outdir / "metrics")
         metrics = job.metrics(sink)
@@ -247,6 +253,7 @@ def run_call(
     memory: int,
     gvcf: Path | None = None,
     targets: Path | None = None,
+    request: CallRequest = DEFAULT_REQUEST,
     open_data: str | None = None,
     audit_log: Path | None = None,
     backend: Backend = Backend.NUMBA,
@@ -266,7 +273,7 @@ def run_call(
     InputFormatError
         Another reference's BAM, or one of several samples.
     """
-    from megabolt.call.engine import CallOptions
+    from megabolt.workflow.copies import counts_of_file
 
     permit = authorize(bam.stem, GERMLINE_CALLING, open_data=open_data, audit_log=audit_log)
     with SampleJob(
@@ -274,15 +281,18 @@ def run_call(
         processing=DEFAULT_PROCESSING, output=output, say=say,
     ) as job:  # fmt: skip
         job.open(targets)
-        options = CallOptions(targets=job.call_targets, backend=backend)
         with ExitStack() as stack:
             reader: BamReader | CramReader = open_reads(bam, job.permit, reference=reference)
             stack.callback(reader.close)
             check_contigs(reader.header, job.index.contigs, bam)
             job.sample = sample_of(reader.header, bam)
+            resolved = job.call_options(request, backend, counts_of_file(reader.fetch), bins=False)
+            options = resolved.options
             sink = job.sink(stack, output, gvcf, options)
             with job.clock.stage("call"):
-                calling = Calling(job.index, options, sink, job.sample, gvcf is not None)
+                calling = Calling(
+                    job.index, options, sink, job.sample, gvcf is not None, request.all_sites, resolved.ids
+                )
                 call_file(reader, calling, threads=threads, clock=job.clock)
             job.finish(stack)
         return JobSummary((output,) if gvcf is None else (output, gvcf), job.metrics(sink))

@@ -170,6 +170,9 @@ class Plan:
             words.append("--no-bam")
         if self.targets is not None:
             words += ["--targets", str(self.targets)]
+        sex = {"XX": "female", "XY": "male"}.get(self.sample(name).sex)
+        if sex is not None:
+            words += ["--sex", sex]
         if self.audit_log is not None:
             words += ["--audit-log", str(self.audit_log)]
         return shlex.join(words)

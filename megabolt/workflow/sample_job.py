@@ -28,6 +28,7 @@ from megabolt.formats.bed import read_bed
 from megabolt.formats.fasta import Contig, Reference, read_fasta
 from megabolt.formats.lane import STANDARD_INPUT
 from megabolt.formats.output import output_error
+from megabolt.formats.vcf import command_line_header
 from megabolt.privacy.consent import Permit
 from megabolt.reads.bins import PAIR_SHIFT, BinStore
 from megabolt.reads.duplicates.finder import DuplicateFinder, Duplicates
@@ -46,10 +47,13 @@ if TYPE_CHECKING:
     from megabolt.align.index import Index
     from megabolt.align.options import AlignOptions
     from megabolt.call.engine import CallOptions
+    from megabolt.compute.backend import Backend
     from megabolt.metrics import Collector
     from megabolt.recalibrate import Applier
     from megabolt.workflow.align_job import Aligner
     from megabolt.workflow.call_job import CallSink
+    from megabolt.workflow.call_request import CallRequest
+    from megabolt.workflow.copies import ReadCounter, ResolvedRequest
     from megabolt.workflow.read_input import OpenedReads, ReadInput
     from megabolt.workflow.recalibrate_job import Covariates
 
@@ -108,6 +112,7 @@ class SampleJob:
         self.insert_sizes: list[InsertSize] = []
         self.duplicates: Duplicates | None = None
         self.collector: Collector | None = None
+        self.resolved: ResolvedRequest | None = None
         self._applier: Applier | None = None
         self._qualities: dict[str, Any] = {}  # before recalibration
         self._afterwards: Covariates | None = None
@@ -370,8 +375,39 @@ class SampleJob:
         lines = [group.header_line() for group in groups]
         return BamHeader.build(self.index.contigs, lines, command_line=command_line(), earlier=earlier)
 
+    def call_options(self, request: CallRequest, backend: Backend, count: ReadCounter, bins: bool) -> ResolvedRequest:
+        """What the caller is to do; says what it takes the sex to be.
+
+        Parameters
+        ----------
+        count
+            Counts reads that begin in places.
+        bins
+            Whether it counts whole bins.
+        """
+        from megabolt.call.engine import CallOptions
+        from megabolt.reads.bins import BIN_BASES
+        from megabolt.workflow import copies
+
+        targets = self.call_targets
+        if targets is not None:
+            targets = copies.padded(targets, request.padding, self.index.contigs)
+        windows, bases = copies.FILE_WINDOWS, copies.FILE_WINDOW_BASES
+        if bins:
+            windows, bases = copies.BIN_WINDOWS, BIN_BASES
+        options = CallOptions(targets=targets, backend=backend)
+        with self.clock.stage("count copies"):
+            self.resolved = copies.resolve(
+                request, options, self.index, count, targets=self.call_targets, windows=windows, bases=bases
+            )
+        for note in self.resolved.notes:
+            self.say(note)
+        return self.resolved
+
     def sink(self, stack: ExitStack, vcf: Path, gvcf: Path | None, options: CallOptions) -> CallSink:
         """The files of the calls; they appear when the stack is closed without an error."""
+        extra = [command_line_header(command_line(), __version__)]
+        extra += [f"##megaboltNote={note}" for note in (self.resolved.notes if self.resolved is not None else ())]
         from megabolt.workflow.call_job import CallSink, VcfStream
 
         streams = [
@@ -383,6 +419,8 @@ class SampleJob:
                     self.permit,
                     reference_name=self.reference.name,
                     source=f"megabolt {__version__}",
+                    extra=extra,
+                    filters=options.thresholds.descriptions(),
                     gvcf=path is gvcf,
                 )
             )
@@ -436,6 +474,8 @@ class SampleJob:
             found["recalibration"] = {"before": self._qualities, "after": after}
         if sink is not None:
             found["calls"] = sink.counts.section()
+        if self.resolved is not None and self.resolved.section:
+            found["copies"] = self.resolved.section
         found |= self.clock.report()
         return found | {
             "threads": self.threads,

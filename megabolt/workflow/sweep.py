@@ -33,6 +33,7 @@ from megabolt.workflow.ordered import Room, in_order, worker_pool
 
 if TYPE_CHECKING:  # a job that does not call does not load the caller
     from megabolt.call.engine import CallOptions, ChunkCalls
+    from megabolt.call.known import KnownIds
     from megabolt.metrics import Collector
     from megabolt.recalibrate import Applier
     from megabolt.workflow.call_job import CallSink, Chunk
@@ -60,13 +61,15 @@ class ReadSource(Protocol):
 
 @dataclass(frozen=True)
 class Calling:
-    """How and where to call: options (with targets), the reference, the sink."""
+    """How and where to call: options (with targets), the reference, the sink; names of known variants."""
 
     reference: Reference
     options: CallOptions
     sink: CallSink
     sample: str
     gvcf: bool = False
+    all_sites: bool = False
+    ids: KnownIds | None = None
 
 
 @dataclass(frozen=True)
@@ -221,13 +224,16 @@ def call_file(reader: ReadSource, calling: Calling, *, threads: int, clock: Cloc
     """Call the records of a file, chunk by chunk in the order of the genome."""
     from megabolt.workflow.call_job import chunks_of
 
+    options = calling.options
+
     def call(chunk: Chunk) -> tuple[Chunk, ChunkCalls]:
         with clock.work("read"):
             records = reader.fetch(chunk.contig, max(0, chunk.start - HALO), chunk.stop + HALO)
         return chunk, _call_records(records, chunk, calling, clock)
 
     contigs = enumerate(calling.reference.contigs)
-    chunks = [chunk for k, contig in contigs for chunk in chunks_of(k, 0, contig.length, calling.options.targets)]
+    limits = (options.targets, options.regions)
+    chunks = [chunk for k, contig in contigs for chunk in chunks_of(k, 0, contig.length, *limits)]
     with worker_pool(threads) as pool:
         for chunk, calls in in_order(pool, call, chunks, 2 * threads):
             with clock.work("write VCF"):
@@ -238,10 +244,11 @@ def call_file(reader: ReadSource, calling: Calling, *, threads: int, clock: Cloc
 def _call_records(records: RecordBlock, chunk: Chunk, calling: Calling, clock: Clock) -> ChunkCalls:
     from megabolt.call.engine import ChunkCalls, call_chunk
 
-    if len(records.offsets) == 1 and not calling.gvcf:
+    forced = chunk.contig in calling.options.forced
+    if len(records.offsets) == 1 and not (calling.gvcf or calling.all_sites or forced):
         return ChunkCalls([])
     with clock.work("call"):
-        return call_chunk(
+        calls = call_chunk(
             records,
             calling.reference,
             chunk.contig,
@@ -250,7 +257,11 @@ def _call_records(records: RecordBlock, chunk: Chunk, calling: Calling, clock: C
             calling.options,
             sample=calling.sample,
             gvcf=calling.gvcf,
+            all_sites=calling.all_sites,
         )
+        if calling.ids is not None:
+            calls.variants = calling.ids.name(calls.variants)
+        return calls
 
 
 def _room_for(store: BinStore, sizes: Sequence[int], n_once: int, n_twice: int, threads: int) -> Room:

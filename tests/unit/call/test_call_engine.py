@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from megabolt.call.engine import CallOptions, ChunkCalls, call_chunk
+from megabolt.call.filters import Thresholds
 from megabolt.call.reference_confidence import join_reference_blocks
 from megabolt.formats.bam_records import RecordBlock
 from megabolt.formats.vcf import NON_REF, VcfRecord
@@ -167,14 +168,14 @@ def test_two_indels_of_one_place_share_their_reference() -> None:
 def test_mnp_comes_out_as_snps() -> None:
     alt = "".join(other(b) for b in SEQUENCE[1500:1503])
     records = call(sample([(1500, SEQUENCE[1500:1503], alt)], []))
-    assert summary(records) == [(1500 + i, SEQUENCE[1500 + i], alt[i], "0/1") for i in range(3)]
+    assert summary(records) == [(1500 + i, SEQUENCE[1500 + i], alt[i], "0|1") for i in range(3)]
 
 
 def test_snp_under_a_deletion_of_the_other_copy() -> None:
     assert SEQUENCE[1503] != SEQUENCE[1511]  # the deletion stands leftmost
     deletion = (1503, SEQUENCE[1503:1512], SEQUENCE[1503])
     records = call(sample([deletion], [snp(1507)]))
-    assert [(r.start, r.genotype["GT"]) for r in records] == [(1503, "0/1"), (1507, "0/1")]
+    assert [(r.start, r.genotype["GT"]) for r in records] == [(1503, "0|1"), (1507, "1|0")]
     # the deleted copy supports neither allele of the SNP
     assert records[1].genotype["AD"][0] == 0
 
@@ -186,7 +187,7 @@ def test_low_quality_is_marked_and_dropped() -> None:
     assert record.filter == "LowQual"
     assert record.qual < 20
     assert call(make_block(reads), min_qual=20.0) == []
-    (record,) = call(make_block(reads), low_qual=5.0)
+    (record,) = call(make_block(reads), thresholds=Thresholds(low_qual=5.0))
     assert record.filter == "PASS"
 
 
@@ -357,7 +358,7 @@ def test_deep_windows_take_a_sample_of_the_templates() -> None:
     block = sample(events, [], depth=100)
     full = call(block)
     few = call(block, max_reads=60)
-    assert summary(full) == summary(few) == [(*event, "0/1") for event in events]
+    assert summary(full) == summary(few) == [(*event, "0|1") for event in events]
     assert 50 <= sum(few[0].genotype["AD"]) <= 60
     assert min(few[0].genotype["AD"]) >= 15
     assert few[0].genotype["DP"] <= 60
