@@ -92,6 +92,14 @@ def site_data(site: Site, blocks: Blocks) -> SiteData:
     return data
 
 
+def component_data(components: Sequence[Component], n_alleles: int) -> tuple[list[float], list[int]]:
+    """Phred likelihoods and AD of one diploid sample from its records; the sample's number in them must be 0."""
+    phred, ad = np.zeros((1, n_genotypes(n_alleles))), np.full((1, n_alleles), -1, np.int32)
+    numbers, masks, pool = _tables(components, n_alleles)
+    add_components(numbers, masks, pool, phred, np.zeros(1, np.int32), np.full(1, -1, np.int32), ad)
+    return [float(one) for one in phred[0]], [int(one) for one in ad[0]]
+
+
 def _tables(
     components: Sequence[Component], n_alleles: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:

@@ -26,6 +26,7 @@ from megabolt.call.reference_confidence import join_reference_blocks
 from megabolt.errors import InternalError
 from megabolt.formats.fasta import Contig
 from megabolt.formats.vcf import NON_REF, VcfRecord, write_vcf
+from megabolt.joint.single import OneRecordPerPlace
 from megabolt.privacy.consent import Permit
 from megabolt.reads.bins import BIN_BASES, HALO
 from megabolt.workflow.metrics import CallCounts
@@ -211,6 +212,7 @@ class CallSink:
         self._vcf, self._gvcf = vcf, gvcf
         self._gq_bands = gq_bands
         self._ordered = OrderedCalls()
+        self._one_per_place = OneRecordPerPlace()
         self._last = (-1, -1)
 
     def add(self, chunk: Chunk, calls: ChunkCalls) -> None:
@@ -223,6 +225,8 @@ class CallSink:
     def finish(self) -> None:
         """Write the rest."""
         self._write(self._ordered.finish())
+        if self._gvcf is not None:
+            self._gvcf.write(self._one_per_place.finish())
 
     def _write(self, records: Iterable[VcfRecord]) -> None:
         stream = iter(records)
@@ -235,4 +239,4 @@ class CallSink:
         self.counts.add(record for record in variants if record.alts and any(record.info.get("AC", (1,))))
         self._vcf.write(variants)
         if self._gvcf is not None:
-            self._gvcf.write([record for record in records if record.alts])
+            self._gvcf.write(self._one_per_place([record for record in records if record.alts]))

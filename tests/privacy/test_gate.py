@@ -26,6 +26,7 @@ OPENERS = {
     "fastq": ["read_pairs"],
     "bam": ["BamReader", "BamWriter", "CramReader", "open_reads", "read_records"],
     "vcf": ["read_vcf", "write_vcf"],
+    "gvcf": ["GvcfFile"],
 }
 
 #: What other modules may import from the gate: nothing that makes a permit but `authorize`.
