@@ -10,7 +10,7 @@ likeliest genotype of the record that stands for it; records of one sample, whic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from megabolt.compute.jit import kernel
 from megabolt.formats.gvcf import GvcfRegion
-from megabolt.joint.alleles import Component, Site
+from megabolt.joint.alleles import SPANNED, Component, Site
 
 #: Phred of what cannot be told from impossible.
 FAR = 99999.0
@@ -83,13 +83,58 @@ def site_data(site: Site, blocks: Blocks) -> SiteData:
         np.full(n_samples, -1, np.int32),
         np.full((n_samples, n_alleles), -1, np.int32),
     )
-    numbers, masks, pool = _tables(site.components, n_alleles)
+    numbers, masks, pool = _tables(_spans_joined(site), n_alleles)
     add_components(numbers, masks, pool, data.phred, data.ploidy, data.depth, data.ad)
     add_blocks(
         site.start, blocks.offset, blocks.start, blocks.stop, blocks.depth, blocks.ploidy, blocks.pl, blocks.cursor,
         data.phred, data.ploidy, data.depth, data.ad,
     )  # fmt: skip
     return data
+
+
+def _spans_joined(site: Site) -> list[Component]:
+    """The components of a site, with one for all deletions of a sample that span it.
+
+    Two deletions on different copies make the genotype */*: as alleles of their own they exclude each other, and `*` is
+    either of them.
+    """
+    if site.alts[-1] != SPANNED:
+        return site.components
+    by_sample: dict[int, list[Component]] = {}
+    for one in site.components:
+        if one.masks[-1] not in (1 << one.variant.unseen, one.masks[0]) and one.variant.ploidy == 2:
+            by_sample.setdefault(one.sample, []).append(one)
+    components = site.components
+    for sample, spans in by_sample.items():
+        if len(spans) > 1 and all(len(one.variant.pl) for one in spans):
+            components = [one for one in components if not any(one is span for span in spans)]
+            components.append(_one_span(sample, spans, len(site.alts)))
+    return components
+
+
+def _one_span(sample: int, spans: Sequence[Component], n_alts: int) -> Component:
+    """A record of the alleles reference, `*` and unseen from several with a deletion each."""
+    n = len(spans)
+    several = []
+    for k, one in enumerate(spans):
+        deletions = [one.masks[-1] if j == k else one.masks[0] for j in range(n)]
+        unseen = 1 << one.variant.unseen if k == 0 else one.masks[0]
+        several.append(Component(0, one.variant, (one.masks[0], *deletions, unseen)))
+    phred, ad = component_data(several, n + 2)
+    groups = [range(1), range(1, n + 1), range(n + 1, n + 2)]
+    pl = [
+        min(phred[max(i, j) * (max(i, j) + 1) // 2 + min(i, j)] for i in groups[a] for j in groups[b])
+        for b in range(3)
+        for a in range(b + 1)
+    ]
+    depths = [max(0, ad[0]), sum(max(0, ad[k]) for k in groups[1]), 0]
+    first = spans[0]
+    variant = replace(
+        first.variant, alts=(SPANNED,), own=(0, 1), unseen=2, n_alleles=3,
+        depth=max(one.variant.depth for one in spans), pl=np.array(pl, np.int32), ad=np.array(depths, np.int32),
+    )  # fmt: skip
+    masks = [1] + [1 if first.masks[a] == first.masks[0] else 4 for a in range(1, n_alts)] + [2]
+    return Component(sample, variant, tuple(masks))
 
 
 def component_data(components: Sequence[Component], n_alleles: int) -> tuple[list[float], list[int]]:

@@ -63,7 +63,7 @@ def test_likelihoods_equal_the_definition() -> None:
                 alts = tuple(rng.choice(["A", "AT", "ATTT", "ATTC"], rng.integers(1, 3), replace=False).tolist())
                 n = len(alts) + 2
                 records.append((sample, variant(9, "ATT", alts, rng.integers(0, 99, n_genotypes(n)).tolist())))
-            if rng.random() < 0.5:
+            if rng.random() < 0.5:  # one at most: two are another matter, below
                 records.append((sample, variant(7, "CGATT", ("C",), rng.integers(0, 99, 6).tolist())))
         blocks = join_blocks([region() for _ in range(4)])
         for site in make_sites(records, 0, 50):
@@ -74,6 +74,18 @@ def test_likelihoods_equal_the_definition() -> None:
                     assert data.phred[sample].tolist() == plain_phred(site, sample, 1 + len(site.alts))
                 else:
                     assert data.ploidy[sample] == 0
+
+
+def test_deletions_of_both_copies_span_a_site_twice() -> None:
+    one = variant(5, "CGATTA", ("C",), [300, 0, 250, 400, 390, 700], (9, 10, 0))
+    two = variant(7, "ATTA", ("A",), [200, 0, 350, 420, 410, 800], (10, 9, 0))
+    sites = make_sites([(0, one), (0, two), (1, variant(9, "T", ("G",), [90, 0, 90, 100, 100, 200]))], 0, 50)
+    data = site_data(sites[-1], join_blocks([region(), region()]))
+    assert sites[-1].alts == ("G", "*")
+    # 0/*: either deletion alone; */*: one each, or one twice
+    plain = {(0, 0): 500, (0, 2): min(0 + 200, 300 + 0), (2, 2): 0}
+    assert {pair: data.phred[0, index(*pair)] for pair in plain} == plain
+    assert data.ad[0].tolist() == [9, 0, 19]
 
 
 def test_reference_blocks_and_missing_samples() -> None:
