@@ -80,7 +80,7 @@ def test_no_callee_calls_one_that_allocates() -> None:
                     if isinstance(mark, ast.Name) and mark.id in marked:
                         marked[mark.id].append(node)
     allocating = {function.name for function in marked["allocating_callee"]}
-    assert len(allocating) >= 4
+    assert len(allocating) >= 3
     assert len(marked["callee"]) > 50
     for function in marked["callee"]:
         names = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
