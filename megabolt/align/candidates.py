@@ -60,7 +60,7 @@ MOST_ANCHORS, ANCHOR_WITHIN = 16, 40
 #: dB, insert included, by which a pair of places must be worse than the best to have no say in its MAPQ.
 OUT_OF_REACH = 90
 #: Rivals that get the one-gap kernel, its longest gap, and the penalty that the shortest gap has.
-GAP_RIVALS, LONGEST_GAP, GAP_FROM = 12, 12, GAP_OPEN + GAP_EXTEND
+GAP_RIVALS, LONGEST_GAP, GAP_FROM = 40, 12, GAP_OPEN + GAP_EXTEND
 #: dB up to which a place on a primary contig is preferred to any on an ALT contig.
 PRIMARY_WITHIN = 400
 #: A penalty that stands for "no place".
