@@ -219,15 +219,21 @@ def note_context(s: Any, single: Any, context: Any) -> None:
 
 
 @callee
-def unseen_margin(context: Any, lowest1: Any, lowest2: Any, reached: Any) -> Any:
-    """How many dB any place not looked at must be worse than the pair chosen, given their expected number."""
+def unseen_bound(context: Any, lowest1: Any, lowest2: Any) -> Any:
+    """The least penalty, in dB, of any pair of places of which one was not looked at."""
     bound = context[BOUND1] + context[BOUND2]
     if context[SKIPPED1] > 0.0:
         bound = min(bound, lowest1 + context[BOUND2])
     if context[SKIPPED2] > 0.0:
         bound = min(bound, lowest2 + context[BOUND1])
+    return bound
+
+
+@callee
+def unseen_margin(context: Any, lowest1: Any, lowest2: Any, reached: Any) -> Any:
+    """How many dB any place not looked at must be worse than the pair chosen, given their expected number."""
     crowd = max(1.0, min(max(context[RAREST1], 1.0), max(context[RAREST2], 1.0)))
-    return bound - reached - 10.0 * math.log10(crowd)
+    return unseen_bound(context, lowest1, lowest2) - reached - 10.0 * math.log10(crowd)
 
 
 @callee
@@ -289,9 +295,18 @@ def choose(
     length1, length2 = reads.length[2 * p], reads.length[2 * p + 1]
     name_hash = reads.name_hash[p]
     lowest1, lowest2 = _lowest(found, ZERO, n1), _lowest(found, ONE, n2)
+    single = length1 == 0 or length2 == 0
+    apart = 1e6
+    if n1 > 0 and n2 > 0:
+        apart = lowest1 + lowest2 + DISCORDANT_PENALTY
+    elif n1 + n2 > 0:  # a mate without any place pays what an unseen place would cost it
+        apart = lowest1 + context[BOUND2] if n1 > 0 else lowest2 + context[BOUND1]
     best, best_lot, bi, bj, n_pairs, j0 = 1e6, U(0), -1, -1, 0, 0
     for i in range(n1):
         k1 = key[0, i]
+        # In satellites most of a thousand places are hopeless, and each has ten of the other mate beside it.
+        if penalty[0, i] + lowest2 > min(best, apart) + NEGLIGIBLE:
+            continue
         while j0 < n2 and (key[1, j0] >> 1) < (k1 >> 1) - insert.high:
             j0 += 1
         for j in range(j0, n2):
@@ -302,6 +317,8 @@ def choose(
             if size < insert.low or size > insert.high:
                 continue
             s = penalty[0, i] + penalty[1, j] + insert_penalty(size, insert)
+            if s > min(best, apart) + NEGLIGIBLE:
+                continue
             luck = lot(name_hash, k1, k2)
             if s < best or (s == best and luck > best_lot):
                 best, best_lot, bi, bj = s, luck, i, j
@@ -309,12 +326,6 @@ def choose(
                 pairs[n_pairs, 0], pairs[n_pairs, 1] = i, j
                 scores[n_pairs] = s
                 n_pairs += 1
-    single = length1 == 0 or length2 == 0
-    apart = 1e6
-    if n1 > 0 and n2 > 0:
-        apart = lowest1 + lowest2 + DISCORDANT_PENALTY
-    elif n1 + n2 > 0:  # a mate without any place pays what an unseen place would cost it
-        apart = lowest1 + context[BOUND2] if n1 > 0 else lowest2 + context[BOUND1]
     mass1, mass2, nearest1, nearest2 = 0.0, 0.0, float(NO_RIVAL), float(NO_RIVAL)
     level1, level2 = CONVERTED_PAIR, CONVERTED_PAIR
     if bi >= 0 and best <= apart + 0.01:
