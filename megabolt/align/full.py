@@ -288,8 +288,8 @@ def place_full(
                 resolve_rarest(c, s, mate, reads.length[2 * p + mate], tables.lists, longest, enough, stamp)
                 bound_unseen(s, mate)
             # A seed over an error may name a few places and hide the true one, whose seeds are all in long lists. What
-            # may lie there as well, but not fit better, is the cap's business: a thousand places cost 0.3 ms.
-            note_context(s, length1 == 0 or length2 == 0, context)
+            # may lie there as well, but not fit better, is the cap's business: a thousand places cost 0.3 ms. (The bound is
+            # that of the first round: places of the lists read since have not been rescued from yet.)
             hidden = unseen_bound(context, best[0], best[1]) < reached
             if hidden and length1 > 0 and length2 > 0 and context[RAREST1] > 0.0 and context[RAREST2] > 0.0:
                 intersect(c, s, length1, length2, tables.lists, insert, stamp)
