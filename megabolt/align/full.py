@@ -288,8 +288,8 @@ def place_full(
                 resolve_rarest(c, s, mate, reads.length[2 * p + mate], tables.lists, longest, enough, stamp)
                 bound_unseen(s, mate)
             # A seed over an error may name a few places and hide the true one, whose seeds are all in long lists. What
-            # may lie there as well, but not fit better, is the cap's business: a thousand places cost 0.3 ms. (The bound is
-            # that of the first round: places of the lists read since have not been rescued from yet.)
+            # may lie there as well, but not fit better, is the cap's business: a thousand places cost 0.3 ms. (The
+            # bound is the first round's: from the places of lists read since no mate has been searched yet.)
             hidden = unseen_bound(context, best[0], best[1]) < reached
             if hidden and length1 > 0 and length2 > 0 and context[RAREST1] > 0.0 and context[RAREST2] > 0.0:
                 intersect(c, s, length1, length2, tables.lists, insert, stamp)
