@@ -9,6 +9,7 @@ files cost neither descriptors nor memory.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -207,7 +208,10 @@ class GvcfFile:
             raise self._error(where, "REF or ALT is no allele")
         stop = text.find(b"\n", row[scan.LINE_AT])
         columns = bytes(text[row[scan.LINE_AT] : stop]).split(b"\t", 8)
-        squares, reads = _mapping_quality(columns[7])
+        try:
+            squares, reads = _mapping_quality(columns[7])
+        except ValueError:
+            raise self._error(where, "MQ, RAW_MQandDP or DP in INFO is no number") from None
         alts = tuple(one if one[0] in "<*" else one.upper() for k, one in enumerate(alleles, 1) if k != unseen)
         return GvcfVariant(
             row[scan.START], ref, alts, own, unseen, n, ploidy, row[scan.DEPTH], np.maximum(pl, 0), np.maximum(ad, 0),
@@ -241,18 +245,19 @@ def _no_blocks() -> tuple[NDArray[Any], ...]:
 
 
 def _mapping_quality(info: bytes) -> tuple[float, int]:
-    """Sum of squared mapping qualities and number of reads: RAW_MQandDP of GATK, or MQ and DP."""
+    """Sum of squared mapping qualities and number of reads: RAW_MQandDP of GATK, or MQ and DP.
+
+    Missing values (".", and the NaN that GATK writes of no reads) count as no reads. Raises ValueError if one is no
+    number.
+    """
     fields = dict(one.split(b"=", 1) for one in info.split(b";") if b"=" in one)
-    try:
-        if b"RAW_MQandDP" in fields:
-            squares, _, reads = fields[b"RAW_MQandDP"].partition(b",")
-            return float(squares), int(reads)
-        if b"MQ" in fields and b"DP" in fields:
-            n = int(fields[b"DP"])
-            return float(fields[b"MQ"]) ** 2 * n, n
-    except ValueError:
-        pass
-    return 0.0, 0
+    if b"RAW_MQandDP" in fields:
+        squares, _, count = fields[b"RAW_MQandDP"].partition(b",")
+        return (float(squares), int(count)) if squares != b"." else (0.0, 0)
+    if b"." in (fields.get(b"MQ", b"."), fields.get(b"DP", b".")):
+        return 0.0, 0
+    quality, reads = float(fields[b"MQ"]), int(fields[b"DP"])
+    return (quality**2 * reads, reads) if math.isfinite(quality) else (0.0, 0)
 
 
 def _inflate_from(descriptor: int, at: int, path: Path) -> tuple[bytes, int]:

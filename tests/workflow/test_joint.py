@@ -181,6 +181,7 @@ FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
     "a word for a number": (lambda t: t.replace(":0,90,810\n", ":0,x,810\n", 1), "cannot be read"),
     "short PL": (lambda t: t.replace(":0,90,810\n", ":0,90\n", 1), "values in PL"),
     "other REF": (lambda t: t.replace("\tG\tA,<NON_REF>", "\tT\tA,<NON_REF>", 1), "REF is T"),
+    "no mapping quality": (lambda t: t.replace("MQ=", "MQ=x", 1), "is no number"),
     "few columns": (lambda t: t.replace("\tGT:DP:GQ:MIN_DP:PL\t", "\t", 1), "fewer than ten columns"),
 }
 
