@@ -26,5 +26,5 @@ def test_mapping_quality(info: bytes, expected: tuple[float, int]) -> None:
 
 @pytest.mark.parametrize("info", [b"DP=10;MQ=high", b"DP=x;MQ=60", b"RAW_MQandDP=7200", b"RAW_MQandDP=a,2"])
 def test_a_word_for_a_number_is_no_silence(info: bytes) -> None:
-    with pytest.raises(ValueError, match="float|int|could not"):
+    with pytest.raises(ValueError, match=r"float|int"):
         _mapping_quality(info)
