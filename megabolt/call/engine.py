@@ -308,7 +308,7 @@ def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: in
     candidates, together = add_assembled(candidates, [*assembled, *([event] for event in known)])
     forced = frozenset(int(one[0]) for one in together[len(assembled) :])
     windows = build_windows(
-        candidates, ref, n_ref, origin, evidence.depth, evidence.clips, tract,
+        candidates, ref, n_ref, origin, evidence.indels, evidence.depth, evidence.clips, tract,
         gap=options.window_gap, max_width=options.max_window, pad=options.pad, max_pad=options.max_pad,
     )  # fmt: skip
     table = (

@@ -25,6 +25,12 @@ HAP_FLANK = 15
 GRID = 512
 #: Candidates of one window are bits of one word.
 MAX_CANDIDATES = 60
+#: A SNP that touches a tandem tract of this many bases is not isolated: reads that slipped there may show the
+#: SNP's other base.
+SLIPPING_TRACT = 6
+#: Nor is one that reads show an indel so near, if they are at least one in GAP_SHARE: their base may as well stand
+#: for the inserted one.
+GAP_REACH, GAP_SHARE = 5, 20
 #: An indel's tandem extent is not followed further than this.
 MAX_EXTENT = 200
 
@@ -36,7 +42,7 @@ class Windows:
     start, stop: int64 [n], what the candidates can change (an indel's whole repeat).
     trim_start, trim_stop: int64 [n], reads are cut to this; hap_start, hap_stop: int64 [n], haplotypes cover this.
     candidate_offset: int64 [n + 1] into candidate (int64, ascending in each window).
-    isolated: bool [n], one SNP with no indel and no pile-up of clips near it: needs no haplotypes.
+    isolated: bool [n], one SNP with no indel, tandem tract or pile-up of clips near it: needs no haplotypes.
     """
 
     start: NDArray[np.int64]
@@ -122,8 +128,8 @@ def _merge(
 
 
 @kernel(
-    "void(int64[:, ::1], int64[::1], uint8[::1], int64[::1], int64[::1], int32[::1], int32[::1], int32[::1],"
-    " int64, int64, int64[:, ::1], boolean[::1])"
+    "void(int64[:, ::1], int64[::1], uint8[::1], int64[::1], int64[::1], int64[:, ::1], int32[::1], int32[::1],"
+    " int32[::1], int64, int64, int64[:, ::1], boolean[::1])"
 )
 def _edges(
     windows: NDArray[np.int64],
@@ -131,6 +137,7 @@ def _edges(
     kinds: NDArray[np.uint8],
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
+    indels: NDArray[np.int64],
     depth: NDArray[np.int32],
     clips: NDArray[np.int32],
     tract: NDArray[np.int32],
@@ -146,6 +153,11 @@ def _edges(
         if kinds[c] != 0:
             for x in range(max(0, starts[c] - 15), min(n_ref, stops[c] + 15)):
                 near_indel[x] = True
+    gaps = np.zeros(n_ref + 1, np.int32)  # reads with an indel within GAP_REACH
+    for e in range(len(indels)):
+        stop = indels[e, 0] + (indels[e, 2] if indels[e, 1] == 2 else 0)
+        for x in range(max(0, indels[e, 0] - 5), min(n_ref, stop + 5)):
+            gaps[x] += 1
     for w in range(len(windows)):
         start, stop = windows[w, 0], windows[w, 1]
         first, last = windows[w, 2], windows[w, 3]
@@ -155,9 +167,13 @@ def _edges(
         clipped = False
         for x in range(max(0, start - 30), min(n_ref, stop + 30)):
             clipped = clipped or (clips[x] >= 3 and 10 * clips[x] >= depth[x])
-        isolated[w] = last - first == 1 and not any_indel and not clipped and not near_indel[starts[order[first]]]
+        p = starts[order[first]]
+        slips = gaps[p] > 0 and 20 * gaps[p] >= depth[p]
+        for x in range(max(0, start - 1), min(n_ref, stop + 1)):
+            slips = slips or tract[x] >= 6
+        isolated[w] = last - first == 1 and not any_indel and not clipped and not near_indel[p] and not slips
         a, b = start - pad, stop + pad
-        if any_indel:
+        if any_indel or slips:
             # a read that ends inside a repeat fits any number of its units: the edges leave tandem tracts
             while a > start - max_pad:
                 inside = False
@@ -181,6 +197,7 @@ def build_windows(
     ref: NDArray[np.uint8],
     n_ref: int,
     origin: int,
+    indels: NDArray[np.int64],
     depth: NDArray[np.int32],
     clips: NDArray[np.int32],
     tract: NDArray[np.int32],
@@ -198,6 +215,8 @@ def build_windows(
         uint8 codes of the reference segment, its length without the bases of padding.
     origin
         Contig position of local position 0.
+    indels, depth, clips
+        Of `Evidence`.
     tract
         int32 [>= n_ref], length of the tandem tract over each base.
     gap, max_width
@@ -217,8 +236,8 @@ def build_windows(
     trim = np.empty((len(windows), 2), np.int64)
     isolated = np.empty(len(windows), np.bool_)
     _edges(
-        windows, order, candidates.kind, candidates.start, candidates.stop, depth[:n_ref], clips[:n_ref], tract,
-        pad, max_pad, trim, isolated,
+        windows, order, candidates.kind, candidates.start, candidates.stop, indels, depth[:n_ref], clips[:n_ref],
+        tract, pad, max_pad, trim, isolated,
     )  # fmt: skip
     window_of = np.repeat(np.arange(len(windows)), windows[:, 3] - windows[:, 2])
     member = order[np.lexsort((order, window_of))] if n else order

@@ -80,7 +80,7 @@ def test_quality_of_a_hom_snp_by_hand() -> None:
     Each read's ratio P(T | ref) / P(T | alt) is (1 - m) (e / 3) / (1 - e) + m with e = 10^-3, m = 10^-4.5.
     log10 posteriors: 0/0 = 10 log10(ratio); 0/1 = 10 log10((1 + ratio) / 2) - 3; 1/1 = -3 - log10 2.
     """
-    reference = TextReference({"c": "ACGT" * 5 + "A" + "GATTACA" * 5})
+    reference = TextReference({"c": "ACGTCAGGTCATGCCTGTAC" + "A" + "GATTACA" * 5})
     text = reference.sequences["c"]
     reads = [HandRead(5, "30M", text[5:20] + "T" + text[21:35], quality=30) for _ in range(10)]
     (record,) = call(make_block(reads), reference)
@@ -363,3 +363,27 @@ def test_deep_windows_take_a_sample_of_the_templates() -> None:
     assert min(few[0].genotype["AD"]) >= 15
     assert few[0].genotype["DP"] <= 60
     assert few[0].info["DP"] == full[0].info["DP"] == 200
+
+
+@pytest.mark.parametrize(
+    ("run", "end", "genotype", "isolated"),
+    [(12, "gap", "1/1", 0), (12, "run", "1/1", 0), (1, "gap", "1/1", 0), (1, "run", "0/1", 1)],
+)
+def test_a_read_that_slipped_beside_a_snp_is_no_reference(run: int, end: str, genotype: str, isolated: int) -> None:
+    """A > C ends a run of A; twelve reads show it, one has an A more and then the C.
+
+    Aligned as an insertion of C ("gap"), or ending with the run, that read shows the reference's A at the SNP. Only
+    where no run is that could slip, a read that ends there speaks for the reference.
+    """
+    left, right = random_reference(300, 8) + "G", "T" + random_reference(300, 9)
+    alt = left + "A" * run + "C" + right
+    place, start = 301 + run, 252
+    reads = [HandRead(240 + i, "100M", alt[240 + i : 340 + i], f"a{i}", quality=40) for i in range(12)]
+    slipped = left + "A" * (run + 1) + ("C" + right if end == "gap" else "")
+    cigar = f"{place + 1 - start}M" + ("1I60M" if end == "gap" else "")
+    reads.append(HandRead(start, cigar, slipped[start : place + (62 if end == "gap" else 1)], "r", quality=40))
+    block = make_block(sorted(reads, key=lambda r: r.start))
+    reference = TextReference({"c": left + "A" * (run + 1) + right})
+    calls = call_chunk(block, reference, 0, 0, 10**6, CallOptions())
+    assert summary(calls.variants) == [(place, "A", "C", genotype)]
+    assert calls.stats.get("isolated_windows", 0) == isolated
