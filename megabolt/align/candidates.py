@@ -20,9 +20,10 @@ from megabolt.align.table import (
     PLACE_MASK,
     SEED,
     SEED_MASK,
-    fetch_bucket,
+    fetch,
     find,
     find_core,
+    first_entry,
     is_chosen,
     oriented_hash,
     seed_hash,
@@ -61,6 +62,8 @@ MOST_ANCHORS, ANCHOR_WITHIN = 16, 40
 OUT_OF_REACH = 90
 #: Rivals that get the one-gap kernel, its longest gap, and the penalty that the shortest gap has.
 GAP_RIVALS, LONGEST_GAP, GAP_FROM = 40, 12, GAP_OPEN + GAP_EXTEND
+#: Candidates for which the cache is asked together, a power of two.
+FETCHED = 32
 #: dB up to which a place on a primary contig is preferred to any on an ALT contig.
 PRIMARY_WITHIN = 400
 #: A penalty that stands for "no place".
@@ -96,7 +99,9 @@ class Seeds(NamedTuple):
     weight: Any  # dB of the worst base
     n: Any  # int64 [2]
     bound: Any  # int64 [2], equation (1) of align/fast.py
-    hashes: Any  # uint64 [MOST_SEEDS], scratch
+    asked_hash: Any  # uint64 [2, MOST_SEEDS], seeds whose buckets the cache was asked for
+    asked_strand: Any  # int64
+    wanted: Any  # int64 [MOST_SEEDS], scratch
     entries: Any  # uint64 [MOST_ENTRIES], scratch
     best_to: Any  # int64 [MOST_SEEDS], scratch
 
@@ -130,7 +135,9 @@ def allocate_seeds() -> Any:
         np.zeros(shape, np.int64),
         np.zeros(2, np.int64),
         np.zeros(2, np.int64),
-        np.empty(MOST_SEEDS, np.uint64),
+        np.empty(shape, np.uint64),
+        np.empty(shape, np.int64),
+        np.empty(MOST_SEEDS, np.int64),
         np.empty(MOST_ENTRIES, np.uint64),
         np.empty(MOST_SEEDS, np.int64),
     )
@@ -179,25 +186,37 @@ def _add_list(c: Any, s: Any, mate: Any, x: Any, length: Any, lists: Any, stamp:
 
 
 @callee
-def look_up(s: Any, mate: Any, r: Any, reads: Any, tables: Any) -> None:
-    """Look up all seeds of read r."""
+def ask(s: Any, mate: Any, r: Any, reads: Any, tables: Any) -> None:
+    """Ask the cache for the buckets of all seeds of read r, for `look_up`."""
     n = min(reads.n_seeds[r], MOST_SEEDS)
     for x in range(n):
         position = np.int64(reads.seeds[U(r * reads.slots + x)])
-        s.position[mate, x] = position
-        s.hashes[x], s.strand[mate, x] = seed_hash(reads, r, position)
-        fetch_bucket(tables, s.hashes[x])
+        s.asked_hash[mate, x], s.asked_strand[mate, x] = seed_hash(reads, r, position)
+        s.wanted[x] = first_entry(tables, s.asked_hash[mate, x])
+    fetch(tables.table, s.wanted, n)
+
+
+@callee
+def look_up(s: Any, mate: Any, r: Any, reads: Any, tables: Any) -> None:
+    """Look up all seeds of read r, which has been asked for."""
+    n = min(reads.n_seeds[r], MOST_SEEDS)
+    n_wanted = ZERO
     for x in range(n):
-        entry = find(tables, s.hashes[x])
+        entry = find(tables, s.asked_hash[mate, x])
         count = np.int64((entry >> U(COUNT_SHIFT)) & COUNT_MASK)
         payload = np.int64(entry & PLACE_MASK)
-        if count == LONG_LIST:
-            count = np.int64(tables.lists[U(payload - 1)])
-        elif count > 1 and count <= FIRST_LIST:
-            prefetch(tables.lists, payload)
+        if count > 1 and (count <= FIRST_LIST or count == LONG_LIST):
+            s.wanted[n_wanted] = payload - np.int64(count == LONG_LIST)  # a long list has its count before it
+            n_wanted += 1
         s.count[mate, x], s.payload[mate, x] = count, payload
+        s.position[mate, x] = np.int64(reads.seeds[U(r * reads.slots + x)])
+        s.strand[mate, x] = s.asked_strand[mate, x]
+    fetch(tables.lists, s.wanted, n_wanted)
+    for x in range(n):
         s.state[mate, x] = MASKED
         s.weight[mate, x] = lightest_in_seed(reads, r, s.position[mate, x])
+        if s.count[mate, x] == LONG_LIST:
+            s.count[mate, x] = np.int64(tables.lists[U(s.payload[mate, x] - 1)])
     s.n[mate] = n
 
 
@@ -472,9 +491,10 @@ def verify(c: Any, mate: Any, first: Any, best: Any, r: Any, reads: Any, tables:
     n = c.n[mate]
     most_votes = 0
     for z in range(first, n):
-        if z + 8 < n:
-            prefetch(tables.reference, (c.key[mate, z + 8] >> 1) >> 5)
-            prefetch(tables.reference, ((c.key[mate, z + 8] >> 1) >> 5) + 4)
+        if (z - first) & (FETCHED - 1) == 0:
+            for y in range(z, min(z + FETCHED, n)):  # together: see `table.fetch`
+                prefetch(tables.reference, (c.key[mate, y] >> 1) >> 5)
+                prefetch(tables.reference, ((c.key[mate, y] >> 1) >> 5) + 4)
         x = penalty_of_key(tables, reads, r, c.key[mate, z])
         c.penalty[mate, z], c.gapped[mate, z] = x, 0
         best = min(best, x)

@@ -53,7 +53,7 @@ from megabolt.align.choose import (
     phred_of,
 )
 from megabolt.align.packed import INSERT_TYPE, LONGEST_INSERT, READS_TYPE, TABLES_TYPE, InsertSize, PackedReads, Tables
-from megabolt.align.table import COUNT_MASK, COUNT_SHIFT, PLACE_MASK, SEED, fetch_bucket, find, seed_hash
+from megabolt.align.table import COUNT_MASK, COUNT_SHIFT, PLACE_MASK, SEED, fetch, find, first_entry, seed_hash
 from megabolt.align.verify import (
     GAP_EXTEND,
     GAP_OPEN,
@@ -70,6 +70,8 @@ from megabolt.compute.jit import callee, kernel
 LOOKED_UP = 4
 #: Longest list that is read in this tier, and places kept per read.
 LONGEST_LIST, MOST_PLACES = 8, 16
+#: Places of a read for which the cache is asked ahead.
+FETCHED_PLACES = 4
 #: dB per read above which a pair is left to tier 2: three mismatches at good quality.
 WORST_PENALTY = 102
 #: dB of the shortest gap.
@@ -83,17 +85,21 @@ _RING = 2 * _GROUP - 1
 
 
 @callee
-def _ask(reads: Any, tables: Any, r: Any, chosen: Any, hashes: Any, strands: Any) -> None:
-    """Choose the seeds of read r and ask the cache for their buckets."""
-    row = r & _RING
-    n = reads.n_seeds[r]
-    for k in range(LOOKED_UP):
-        x = (k if k < n else -1) if n <= LOOKED_UP else (k * (n - 1)) // (LOOKED_UP - 1)
-        chosen[row, k] = -1
-        if x >= 0:
-            chosen[row, k] = reads.seeds[U(r * reads.slots + x)]
-            hashes[row, k], strands[row, k] = seed_hash(reads, r, np.int64(chosen[row, k]))
-            fetch_bucket(tables, hashes[row, k])
+def _ask(reads: Any, tables: Any, start: Any, stop: Any, chosen: Any, hashes: Any, strands: Any, wanted: Any) -> None:
+    """Choose the seeds of some reads and ask the cache for their buckets."""
+    n_wanted = ZERO
+    for r in range(start, stop):
+        row = r & _RING
+        n = reads.n_seeds[r]
+        for k in range(LOOKED_UP):
+            x = (k if k < n else -1) if n <= LOOKED_UP else (k * (n - 1)) // (LOOKED_UP - 1)
+            chosen[row, k] = -1
+            if x >= 0:
+                chosen[row, k] = reads.seeds[U(r * reads.slots + x)]
+                hashes[row, k], strands[row, k] = seed_hash(reads, r, np.int64(chosen[row, k]))
+                wanted[n_wanted] = first_entry(tables, hashes[row, k])
+                n_wanted += 1
+    fetch(tables.table, wanted, n_wanted)
 
 
 @callee
@@ -112,9 +118,13 @@ def _find(tables: Any, start: Any, stop: Any, chosen: Any, hashes: Any, entries:
 
 @callee
 def _collect(
-    reads: Any, tables: Any, r: Any, chosen: Any, strands: Any, entries: Any, key: Any, n_key: Any, bound: Any
-) -> None:
-    """The places that a few seeds of read r name, and the bound on all others, equation (1)."""
+    reads: Any, tables: Any, r: Any, chosen: Any, strands: Any, entries: Any, key: Any, n_key: Any, bound: Any,
+    wanted: Any, n_wanted: Any,
+) -> Any:  # fmt: skip
+    """The places that a few seeds of read r name, and the bound on all others, equation (1).
+
+    Enters what the first places need of the reference in `wanted`, from `n_wanted` on; returns where that ends.
+    """
     row = r & _RING
     found, last, sum_ = 0, np.int64(-SEED), 0
     for k in range(LOOKED_UP):
@@ -139,11 +149,13 @@ def _collect(
             if not known:
                 key[row, found] = candidate
                 found += 1
-                if found <= 4:
-                    prefetch(tables.reference, place >> 5)
-                    prefetch(tables.reference, (place >> 5) + reads.words - 2)
+                if found <= FETCHED_PLACES:
+                    wanted[n_wanted] = place >> 5
+                    wanted[n_wanted + 1] = (place >> 5) + reads.words - 2
+                    n_wanted += 2
     n_key[row] = found
     bound[row] = sum_
+    return n_wanted
 
 
 @callee
@@ -322,17 +334,20 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
         np.empty((2, MOST_PLACES), np.int64), np.empty((2, MOST_PLACES), np.bool_), np.zeros(2, np.float64),
         np.zeros(2, np.float64), np.zeros(2, np.float64), np.zeros(2, np.int64), np.empty((2, 32), np.uint64),
     )  # fmt: skip
+    wanted = np.empty(_GROUP * 2 * FETCHED_PLACES, np.int64)
     settled = 0
-    for r in range(min(_GROUP, 2 * n_pairs)):
-        _ask(reads, tables, r, chosen, hashes, strands)
+    _ask(reads, tables, ZERO, min(_GROUP, 2 * n_pairs), chosen, hashes, strands, wanted)
     for first in range(0, 2 * n_pairs, _GROUP):
         stop = min(first + _GROUP, 2 * n_pairs)
         _find(tables, first, stop, chosen, hashes, entries)
+        n_wanted = ZERO
         for r in range(first, stop):
-            _collect(reads, tables, r, chosen, strands, entries, key, n_key, bound)
+            n_wanted = _collect(
+                reads, tables, r, chosen, strands, entries, key, n_key, bound, wanted, n_wanted
+            )  # fmt: skip
+        fetch(tables.reference, wanted, n_wanted)
+        _ask(reads, tables, stop, min(stop + _GROUP, 2 * n_pairs), chosen, hashes, strands, wanted)
         for p in range(first >> 1, stop >> 1):
-            for r in range(2 * p + _GROUP, min(2 * p + _GROUP + 2, 2 * n_pairs)):
-                _ask(reads, tables, r, chosen, hashes, strands)
             out[p, STATUS] = UNPLACED
             settled += _settle(p, reads, tables, insert, key, n_key, bound, room, out)
     return settled

@@ -37,6 +37,7 @@ from megabolt.align.candidates import (
     add_neighbours,
     allocate_candidates,
     allocate_seeds,
+    ask,
     bound_unseen,
     intersect,
     join_lone,
@@ -107,6 +108,17 @@ def _enumerate(c: Any, s: Any, p: Any, reads: Any, tables: Any, insert: Any, sta
         search_windows(c, s, ZERO, found2, length1, length2, tables.lists, insert, stamp)
     if 0 < found1 <= MOST_WINDOWS:
         search_windows(c, s, ONE, found1, length2, length1, tables.lists, insert, stamp)
+
+
+@callee
+def _ask_next(s: Any, p: Any, n_pairs: Any, reads: Any, tables: Any, out: Any) -> Any:
+    """The first pair from p on that tier 1 left, n_pairs if there is none; the cache is asked for its buckets."""
+    while p < n_pairs and out[p, STATUS] == FAST:
+        p += 1
+    if p < n_pairs:
+        for mate in range(2):
+            ask(s, mate, 2 * p + mate, reads, tables)
+    return p
 
 
 @allocating_callee
@@ -249,14 +261,15 @@ def place_full(
     best, verified, rescued = np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64)
     anchors, context = np.empty(MOST_ANCHORS, np.int64), np.zeros(N_CONTEXT, np.float64)
     n_queued, n_entries = ZERO, ZERO
-    for p in range(n_pairs):
-        if out[p, STATUS] == FAST:
-            continue
+    following = _ask_next(s, ZERO, n_pairs, reads, tables, out)
+    while following < n_pairs:
+        p = following
         stamp = p + 1
         for mate in range(2):
             c.n[mate] = 0
             best[mate], verified[mate], rescued[mate] = FAR, 0, 0
             look_up(s, mate, 2 * p + mate, reads, tables)
+        following = _ask_next(s, p + 1, n_pairs, reads, tables, out)
         for i in range(N_CONTEXT):
             context[i] = 0.0
         _enumerate(c, s, p, reads, tables, insert, stamp)

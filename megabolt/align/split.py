@@ -28,7 +28,7 @@ from megabolt.align.alignments import (
     ExtraAlignments,
 )
 from megabolt.align.candidates import ONE, ZERO
-from megabolt.align.choose import SAME_PLACE, bases_of, first_of, lot, span_of, stop_of
+from megabolt.align.choose import SAME_PLACE, bases_of, ends_of, first_of, lot, span_of, stop_of
 from megabolt.align.extend import (
     DB_PER_POINT,
     MAX_MAPQ,
@@ -329,7 +329,7 @@ def _close_gaps(
     backward, length = (key[near] & 1).astype(bool), reads.length[read[near]]
     start = np.where(backward, length - result.query_stop, result.query_start)
     stop = np.where(backward, length - result.query_start, result.query_stop)
-    clip_start, clip_stop = first_of(clip_span[found[near]]), stop_of(clip_span[found[near]])
+    clip_start, clip_stop = ends_of(clip_span[found[near]])
     inside = np.minimum(stop, clip_stop) - np.maximum(start, clip_start)
     covers = (2 * inside > clip_stop - clip_start) & (stop - start - inside >= SHORTEST_CLIP)
     better = np.flatnonzero(covers & (result.score >= out.score[read[near]]) & (result.n_cigar > 0))

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from megabolt.compute.bits import U, bases_at, prefetch, reverse_bases
+from megabolt.compute.bits import U, bases_at, equal_mask8, prefetch, reverse_bases, trailing_zeros
 from megabolt.compute.jit import callee, inline
 
 #: Lengths of seeds, and of the inner words that choose seeds (closed syncmers, Edgar 2021, PeerJ 9:e10805).
@@ -129,15 +129,19 @@ def probe(table: Any, bucket: Any, range_buckets: Any, tag: Any, marker: Any) ->
     """Slot of the first entry with a tag in the chain from a bucket on; _CROWDED if there is none but a marker."""
     absent = _ABSENT
     while True:
-        first = bucket * U(BUCKET)
-        for slot in range(BUCKET):
-            entry = table[first + U(slot)]
-            if entry == U(0):
-                return absent
-            if (entry >> U(TAG_SHIFT)) == tag and ((entry >> U(COUNT_SHIFT)) & COUNT_MASK) != U(0):
-                return np.int64(first) + slot
-            if (entry >> U(COUNT_SHIFT)) == marker:
-                absent = _CROWDED
+        first = np.int64(bucket * U(BUCKET))
+        empty = equal_mask8(table, first, U(0), U(0))
+        before = (empty & (U(0) - empty)) - U(1)  # the slots before the first empty one
+        hits = equal_mask8(table, first, U(TAG_SHIFT), tag) & before
+        while hits != U(0):
+            slot = first + trailing_zeros(hits)
+            if ((table[U(slot)] >> U(COUNT_SHIFT)) & COUNT_MASK) != U(0):
+                return slot
+            hits &= hits - U(1)
+        if (equal_mask8(table, first, U(COUNT_SHIFT), marker) & before) != U(0):
+            absent = _CROWDED
+        if empty != U(0):
+            return absent
         bucket = next_bucket(bucket, range_buckets)
 
 
@@ -188,11 +192,21 @@ def find_core(tables: Any, hash_: Any, entries: Any) -> Any:
         bucket = next_bucket(bucket, tables.range_buckets)
 
 
+@inline
+def first_entry(tables: Any, hash_: Any) -> Any:
+    """Index of the first entry of the home bucket of a hash."""
+    return np.int64(bucket_of(hash_, U(len(tables.table) // BUCKET)) * U(BUCKET))
+
+
 @callee
-def fetch_bucket(tables: Any, hash_: Any) -> None:
-    """Ask the cache for the bucket of a hash."""
-    table = tables.table
-    prefetch(table, np.int64(bucket_of(hash_, U(len(table) // BUCKET)) * U(BUCKET)))
+def fetch(array: Any, wanted: Any, n: Any) -> None:
+    """Ask the cache for array[wanted[i]], i < n.
+
+    In a loop of its own: a processor waits with what stands behind a request until the address has been translated, so
+    requests that are far apart in the program are made one by one.
+    """
+    for i in range(n):
+        prefetch(array, wanted[U(i)])
 
 
 @inline

@@ -9,6 +9,7 @@ what a buffer must have behind (never before) its last valid byte:
 `load_u32`, `load_i32`, `store_u32`                4 bytes: 3 behind
 `load_u16`, `store_u16`                            2 bytes: 1 behind
 `equal_mask64`, the masks of `formats.fastq_scan`  64 bytes: 63 behind
+`equal_mask8`                                      64 bytes: seven words behind
 `bases_at`                                         the word of the position and the next: 1 word behind
 `simd.load`, `simd.store`                          a register, up to 64 bytes: 63 behind
 `prefetch`                                         nothing: any address will do
@@ -160,6 +161,27 @@ def equal_mask64(typing_context: Any, array: Any, byte_offset: Any, value: Any) 
         return builder.bitcast(equal, ir.IntType(64))
 
     return types.uint64(array, types.int64, types.uint8), codegen
+
+
+@intrinsic
+def equal_mask8(typing_context: Any, array: Any, index: Any, shift: Any, value: Any) -> Any:
+    """Bit i of the result is set where array[index + i] >> shift equals `value`: eight words of a uint64 array."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes = ir.VectorType(ir.IntType(64), 8)
+        array, index, shift, value = args
+        offset = builder.mul(index, index.type(8))
+        block = builder.load(raw_pointer(context, builder, signature.args[0], array, offset, lanes), align=1)
+        every = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
+        nothing = ir.Constant(lanes, ir.Undefined)
+        shifts, values = (
+            builder.shuffle_vector(builder.insert_element(nothing, one, ir.IntType(32)(0)), nothing, every)
+            for one in (shift, value)
+        )
+        equal = builder.icmp_unsigned("==", builder.lshr(block, shifts), values)
+        return builder.zext(builder.bitcast(equal, ir.IntType(8)), ir.IntType(64))
+
+    return types.uint64(array, types.int64, types.uint64, types.uint64), codegen
 
 
 @inline

@@ -11,7 +11,7 @@ PROGRAM = """
 import numba
 import numpy as np
 from megabolt.compute import simd
-from megabolt.compute.bits import equal_mask64, load_u64, store_u32
+from megabolt.compute.bits import equal_mask8, equal_mask64, load_u64, store_u32
 
 @numba.njit
 def word(array, i):
@@ -26,6 +26,10 @@ def mask(array, i):
     return equal_mask64(array, i, np.uint8(3))
 
 @numba.njit
+def eight(array, i):
+    return equal_mask8(array, i, np.uint64(0), np.uint64(3))
+
+@numba.njit
 def move(array, source, target):
     simd.store(array, target, simd.load(array, source))
 
@@ -33,13 +37,14 @@ def move(array, source, target):
 def spread(array, i):
     simd.store(array, 0, simd.broadcast(array, i))
 
-text, numbers = np.zeros(100, np.uint8), np.zeros(64, np.int16)
+text, numbers, words = np.zeros(100, np.uint8), np.zeros(64, np.int16), np.zeros(20, np.uint64)
 end = 64 - simd.LANES_I16
 cases = [
     (word, text, (0,), True), (word, text, (92,), True), (word, text, (93,), False), (word, text, (-1,), False),
     (word, text[:50], (43,), False), (word, numbers, (120,), True), (word, numbers, (121,), False),
     (put, text, (96,), True), (put, text, (97,), False), (put, text, (-1,), False),
     (mask, text, (36,), True), (mask, text, (37,), False),
+    (eight, words, (12,), True), (eight, words, (13,), False), (eight, words, (-1,), False),
     (move, numbers, (end, 0), True), (move, numbers, (end + 1, 0), False), (move, numbers, (0, end + 1), False),
     (move, numbers, (0, -1), False), (spread, numbers, (63,), True), (spread, numbers, (64,), False),
 ]
