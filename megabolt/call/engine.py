@@ -38,6 +38,7 @@ from megabolt.call.ploidy import ALL_DIPLOID, PloidyMap
 from megabolt.call.reads import MAX_SPAN, Reads, decode_reads
 from megabolt.call.reference_confidence import reference_blocks
 from megabolt.call.str_model import tandem_tracts
+from megabolt.call.trace import Pileup, Scored, Trace
 from megabolt.call.windows import Windows, build_windows
 from megabolt.compute.backend import Backend
 from megabolt.compute.bits import PADDING
@@ -177,6 +178,7 @@ class _Chunk:
     forced: frozenset[int]
     windows: Windows
     open_by_tract: NDArray[np.float64] | None
+    trace: Trace | None = None
 
 
 def call_chunk(
@@ -190,6 +192,7 @@ def call_chunk(
     sample: str = "",
     gvcf: bool = False,
     all_sites: bool = False,
+    trace: Trace | None = None,
 ) -> ChunkCalls:
     """Call the germline variants of [start, stop) of one contig.
 
@@ -206,6 +209,8 @@ def call_chunk(
         Add <NON_REF> to all records, and reference blocks for the rest of the chunk.
     all_sites
         Make a record for each position of the rest of the chunk.
+    trace
+        Keeps what the steps leave behind, for `explain.py`.
     """
     stop = min(stop, reference.contigs[contig].length)
     if start >= stop:
@@ -213,7 +218,7 @@ def call_chunk(
     mixed = contig in options.mixture
     if mixed:
         options = replace(options, assemble=False, learn_indel_errors=False, **MIXTURE_CANDIDATES)
-    chunk = _prepare(block, reference, contig, start, stop, options)
+    chunk = replace(_prepare(block, reference, contig, start, stop, options), trace=trace)
     context = EmitContext(
         contig=reference.contigs[contig].name,
         origin=chunk.origin,
@@ -228,6 +233,8 @@ def call_chunk(
     )
     called, stats = _call_mixture(chunk, context) if mixed else _call_copies(chunk, context, options, gvcf or all_sites)
     called.sort(key=lambda pair: (pair[1].start, pair[1].ref, pair[1].alts))
+    if trace is not None:
+        trace.keep(chunk, options, context, [r for begin, r in called if begin >= start])
     stats += Counter(reads=len(chunk.reads), candidates=len(chunk.candidates))
     targets = None if options.targets is None else options.targets[contig]
     regions = None if options.regions is None else options.regions[contig]
@@ -355,6 +362,8 @@ def _call_windows(
     lone = chunk.windows.candidate[chunk.windows.candidate_offset[which[isolated]]]
     snps = pileup_snps(lone, chunk.candidates, chunk.reads, chunk.ref, ploidy=context.ploidy)
     called = [(r.start, r) for r in pileup_records(snps, chunk.candidates, context)]
+    if chunk.trace is not None:
+        chunk.trace.pileups.append(Pileup(which[isolated], snps, context))
     complex_calls, stats = _call_complex(chunk, which[~isolated], context, options)
     stats["isolated_windows"] = int(isolated.sum())
     return called + complex_calls, stats
@@ -372,11 +381,14 @@ def _call_complex(
         chunk.windows, which, window_reads, haplotypes, chunk.reads, backend=options.backend,
         open_by_tract=chunk.open_by_tract,
     )  # fmt: skip
+    log10_event = _log10_event_priors(chunk, options)
     genotypes = genotype_windows(
         chunk.windows, which, chunk.candidates, chunk.reads, haplotypes, likelihoods,
-        log10_event=_log10_event_priors(chunk, options), further_prior=options.further_prior,
+        log10_event=log10_event, further_prior=options.further_prior,
         same_site_prior=options.same_site_prior, ploidy=context.ploidy,
     )  # fmt: skip
+    if chunk.trace is not None:
+        chunk.trace.scored.append(Scored(which, window_reads, haplotypes, likelihoods, genotypes, log10_event, context))
     called = []
     wanted = (genotypes.n_haps > 0) & (genotypes.best.max(axis=1) > 0)
     if context.forced:

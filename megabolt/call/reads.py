@@ -277,6 +277,19 @@ def _reconcile_mates(
                 p += l
 
 
+def usable_records(
+    block: RecordBlock, contig: int, region_start: int, region_stop: int, end: int, min_mapq: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Offsets of the records that `decode_reads` takes, in its order; how many bases and CIGAR operations they have.
+
+    end: reads that reach beyond it are left out.
+    """
+    chosen = np.empty(len(block.offsets), np.int64)
+    totals = np.zeros(2, np.int64)
+    n = int(_select(block.data, block.offsets, contig, region_start, region_stop, end, min_mapq, chosen, totals))
+    return chosen[:n], totals
+
+
 def decode_reads(
     block: RecordBlock,
     contig: int,
@@ -303,12 +316,8 @@ def decode_reads(
     overlap_cap
         Phred quality that an agreeing base of overlapping mates keeps at most.
     """
-    n_records = len(block.offsets) - 1
-    chosen = np.empty(n_records + 1, np.int64)
-    totals = np.zeros(2, np.int64)
-    n = int(
-        _select(block.data, block.offsets, contig, region_start, region_stop, origin + n_ref, min_mapq, chosen, totals)
-    )
+    chosen, totals = usable_records(block, contig, region_start, region_stop, origin + n_ref, min_mapq)
+    n = len(chosen)
     starts, stops = np.empty(n, np.int64), np.empty(n, np.int64)
     mapq, flag = np.empty(n, np.uint8), np.empty(n, np.uint16)
     base_offset, cigar_offset = np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)

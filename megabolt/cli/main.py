@@ -40,6 +40,7 @@ ORDER = (
     "align",
     "markdup",
     "call",
+    "explain",
     "joint",
     "run",
     "report",

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which step decided about an allele, and which threshold: in one word and in a sentence.
+
+In: `Explanation`. Out: `Fate`s. The steps stand in the order in which the caller takes them: the first one that an
+allele does not pass is where it was lost.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from megabolt.call.evidence import SNP
+from megabolt.call.explained import AlleleView, Explanation, WindowView
+from megabolt.call.mixture import MIN_SHARE
+from megabolt.call.ploidy import genotypes_of
+from megabolt.call.site_reads import SiteRead
+from megabolt.formats.vcf import VcfRecord
+
+#: Weights of reads (Phred) below this are worth a word.
+_LIGHT = 20
+
+
+class Step(enum.Enum):
+    """Where an allele's way through the caller ended."""
+
+    CALLED = "called"
+    FILTERED = "filtered"
+    BELOW_MIN_QUAL = "below the lowest QUAL"
+    LESS_LIKELY = "less likely than the called genotype"
+    RARE = "too small a share of the mixture"
+    NOT_COMBINED = "on no haplotype that was combined"
+    NO_HAPLOTYPE = "on no haplotype"
+    NOT_SCORED = "window not scored"
+    NO_CANDIDATE = "no candidate"
+    LEFT_OUT = "all its reads are left out"
+    NOT_SHOWN = "no read shows it"
+    NO_COPIES = "no copies of the genome"
+
+
+@dataclass(frozen=True)
+class Fate:
+    """The step that decided, and why in words."""
+
+    step: Step
+    words: str
+
+
+def name_of(allele: AlleleView, contig: str) -> str:
+    """chr20:10001436 A>G; long ones are cut."""
+    return f"{contig}:{allele.start + 1} {shortened(allele.ref)}>{shortened(allele.alt)}"
+
+
+def shortened(bases: str) -> str:
+    """The bases, or their first ones and how many there are."""
+    return bases if len(bases) <= 24 else f"{bases[:12]}..({len(bases)} bases)"
+
+
+def by_reason(reads: tuple[SiteRead, ...]) -> str:
+    """3 duplicate, 2 MAPQ below 5"""
+    return ", ".join(f"{n} {why}" for why, n in Counter(read.why for read in reads).most_common())
+
+
+def fate_of(found: Explanation, allele: AlleleView) -> Fate:
+    """Where an allele other than the reference ended."""
+    if found.copies == 0:
+        return Fate(Step.NO_COPIES, "The genome has no copy of this place (Y where there is none): nothing is called.")
+    if allele.candidate < 0:
+        return _no_candidate(found, allele)
+    record = allele.record
+    if record is not None and allele.called and allele.written:
+        return _called(found, allele, record)
+    if record is not None and allele.called:
+        limit = found.options.min_qual
+        return Fate(
+            Step.BELOW_MIN_QUAL,
+            f"The best genotype is {record.genotype['GT']}, but QUAL {record.qual or 0:.3g} is below {limit:g}:"
+            " such calls are not written (min_qual).",
+        )
+    if found.mixture:
+        return _share(record)
+    return _lost_in_window(found, allele)
+
+
+def _plural(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
+def _no_candidate(found: Explanation, allele: AlleleView) -> Fate:
+    left_out = (
+        f"{_plural(len(allele.left_out), 'read')} that {_verb(allele.left_out)} it"
+        f" {'is' if len(allele.left_out) == 1 else 'are'} left out ({by_reason(allele.left_out)})"
+    )
+    if not allele.used and allele.counted == 0:
+        if not allele.left_out:
+            return Fate(Step.NOT_SHOWN, "No read that reaches the site shows it.")
+        return Fate(Step.LEFT_OUT, f"No read that the caller may use shows it; {left_out}.")
+    options, is_snp = found.options, allele.event is not None and allele.event[2] == SNP
+    fraction, setting = (
+        (options.min_snp_fraction, "min_snp_fraction") if is_snp else (options.min_indel_fraction, "min_indel_fraction")
+    )
+    share = allele.counted / max(1, allele.depth)
+    what = f"base quality {options.min_base_quality} or more" if is_snp else "it between aligned bases"
+    words = f"{_plural(allele.counted, 'usable read')} with {what} at a depth of {allele.depth} ({share:.1%})"
+    weak = sum(0 <= r.trusted < options.min_base_quality for r in allele.used) if is_snp else 0
+    words += f", {weak} more with lower base quality or with a mate that disagrees" if weak else ""
+    words += f"; a candidate needs 2 reads and {fraction:.0%} of the depth ({setting})."
+    if allele.counted >= 2 and share >= fraction:
+        words += " Those limits are met: its reads were not taken for one allele, as they differ among themselves."
+    return Fate(Step.NO_CANDIDATE, words + (f" {left_out[:1].upper()}{left_out[1:]}." if allele.left_out else ""))
+
+
+def _verb(reads: tuple[SiteRead, ...]) -> str:
+    return "shows" if len(reads) == 1 else "show"
+
+
+def _called(found: Explanation, allele: AlleleView, record: VcfRecord) -> Fate:
+    text = f"Genotype {record.genotype['GT']}, QUAL {record.qual or 0:.1f}, GQ {record.genotype.get('GQ', '.')}"
+    if record.filter in ("PASS", "."):
+        return Fate(Step.CALLED, f"{text}: the call passes all filters.")
+    limits, info = found.options.thresholds, record.info
+    strand = (
+        limits.snp_strand if len(record.ref) == 1 and all(len(a) == 1 for a in record.alts) else limits.indel_strand
+    )
+    reasons = {
+        "LowQual": f"QUAL {record.qual or 0:.1f} is below {limits.low_qual:g}",
+        "LowDepth": f"{info.get('DP')} templates are fewer than {limits.low_depth}",
+        "StrandBias": f"FS {info.get('FS', 0):.1f} is above {strand:g}",
+    }
+    named = [f"{name} ({reasons[name]})" if name in reasons else name for name in record.filter.split(";")]
+    return Fate(Step.FILTERED, f"{text}: the call is written, but not as PASS: {', '.join(named)}.")
+
+
+def _share(record: VcfRecord | None) -> Fate:
+    shares = record.genotype.get("AF", ["0"]) if record is not None else ["0"]
+    return Fate(
+        Step.RARE,
+        f"Its share of the mixture is {', '.join(map(str, shares))}, QUAL {(record.qual if record else 0) or 0:.3g};"
+        f" {MIN_SHARE:g} and a QUAL of 3 are needed.",
+    )
+
+
+def _lost_in_window(found: Explanation, allele: AlleleView) -> Fate:
+    window = next((one for one in found.windows if one.number == allele.window), None)
+    if window is None or not window.decided:
+        return Fate(Step.NOT_SCORED, "Its window was not reached.")
+    if not window.isolated and allele.event is not None:
+        tried = [one for one in window.haplotypes if allele.event in one.events]
+        if not window.haplotypes or not window.genotypes:
+            return Fate(Step.NOT_SCORED, _why_not_scored(found, window))
+        if not tried:
+            return Fate(
+                Step.NO_HAPLOTYPE, f"None of the {len(window.haplotypes)} haplotypes that were tried carries it."
+            )
+        if not any(one.combined for one in tried):
+            n = sum(one.combined for one in window.haplotypes)
+            words = f"It is on {len(tried)} of {len(window.haplotypes)} haplotypes, but not on the {n} that fit best."
+            return Fate(Step.NOT_COMBINED, words)
+    return Fate(Step.LESS_LIKELY, _less_likely(allele))
+
+
+def _why_not_scored(found: Explanation, window: WindowView) -> str:
+    if "N" in found.view:
+        return "Its window holds an N of the reference: no haplotypes were made."
+    if not window.listed:
+        return "No usable read touches its window."
+    if len(window.haplotypes) < 2:
+        return f"Its window ({window.stop - window.start} bases) made no haplotype other than the reference."
+    return f"No read has enough bases in its window of {window.stop - window.start} bases."
+
+
+def _less_likely(allele: AlleleView) -> str:
+    record = allele.record
+    if record is None or "PL" not in record.genotype:
+        return "Genotypes without it explain the reads better."
+    levels = [int(value) for value in record.genotype["PL"]]
+    copies = str(record.genotype["GT"]).replace("|", "/").split("/")
+    genotypes = genotypes_of(len(record.alts) + 1, len(copies))
+    holding = min(pl for pl, genotype in zip(levels, genotypes) if allele.allele in genotype)
+    others = min(pl for pl, genotype in zip(levels, genotypes) if allele.allele not in genotype)
+    called = f"{'/'.join(copies)} is called instead"
+    if holding > others:
+        words = f"The reads fit genotypes without it better (likelihoods differ by {holding - others} Phred); {called}."
+    else:
+        prior = -10 * allele.log10_prior
+        words = (
+            f"The reads favour it by {others - holding} Phred, less than the {prior:.0f} Phred that the prior of such"
+            f" an allele asks for (1 in {10**-allele.log10_prior:,.0f}); {called}."
+        )
+    return words + _weight_of(allele)
+
+
+def _weight_of(allele: AlleleView) -> str:
+    """Why reads that show it weigh little, if they do."""
+    qualities = [
+        r.trusted for r in allele.used if r.trusted >= 0 and allele.event is not None and allele.event[2] == SNP
+    ]
+    light = []
+    if qualities and np.median(qualities) < _LIGHT:
+        light.append(f"median base quality {np.median(qualities):.0f}")
+    if allele.used and np.median([r.mapq for r in allele.used]) < _LIGHT:
+        light.append(f"median MAPQ {np.median([r.mapq for r in allele.used]):.0f}, which caps the base quality")
+    return f" Its reads weigh little: {' and '.join(light)}." if light else ""
+
+
+def verdict(found: Explanation) -> list[str]:
+    """The answer in sentences: alleles that were asked for, else those that matter most."""
+    chosen = shown_alleles(found)
+    if found.asked:
+        chosen = [one for one in chosen if one.event in found.asked]
+    lines = []
+    for allele in chosen:
+        fate = fate_of(found, allele)
+        lines.append(f"{name_of(allele, found.contig)}: {fate.step.value}. {fate.words}")
+    return lines or [_nothing(found)]
+
+
+def shown_alleles(found: Explanation) -> list[AlleleView]:
+    """Alternative alleles worth a line: candidates, those asked for, those of several reads; else the first few."""
+    others = [one for one in found.alleles if one.event is not None]
+    chosen = [
+        one
+        for one in others
+        if one.candidate >= 0 or one.event in found.asked or len(one.used) + len(one.left_out) >= 2
+    ]
+    return chosen[:12] or others[:3]
+
+
+def _nothing(found: Explanation) -> str:
+    if not found.reads:
+        return "No record overlaps the site: there is nothing to call."
+    n_used = sum(not read.why for read in found.reads)
+    if n_used == 0:
+        left_out = by_reason(tuple(found.reads))
+        return f"Not called: each of the {len(found.reads)} records over the site is left out ({left_out})."
+    return f"Not called: each of the {n_used} usable reads over the site that has a base there shows the reference."
