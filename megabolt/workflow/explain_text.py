@@ -221,10 +221,13 @@ def _window(found: Explanation, window: WindowView) -> list[Section]:
         return [Section(title, tuple(lines))]
     if window.isolated:
         lines.append(
-            "A lone SNP, no indel or pile-up of clips near it: genotyped from the pileup, on the scale of the pair-HMM."
+            "A lone SNP without indel, tandem repeat or pile-up of clips near it: genotyped from the pileup, on the"
+            " scale of the pair-HMM."
         )
         head = ("genotype", "log10 likelihood", "log10 prior", "share of the posterior")
         return [Section(title, tuple(lines)), Section("Genotypes", (), head, _genotype_rows(window, "/"))]
+    if [event[2] for event in window.candidates] == [0]:
+        lines.append("A lone SNP, but an indel, a tandem repeat or a pile-up of clips is near it: it needs haplotypes.")
     lines.append(
         f"{_plural(window.over, 'read')} touch it"
         + (f", of which {window.listed} were taken (a fixed sample of the templates)" * (window.listed < window.over))
