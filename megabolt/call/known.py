@@ -19,8 +19,10 @@ import pysam
 from megabolt.call.evidence import DELETION, INSERTION, SNP
 from megabolt.errors import InputFormatError
 from megabolt.formats.bases import decode
+from megabolt.formats.bgzf import check_end_of_file
 from megabolt.formats.fasta import Reference
 from megabolt.formats.inflate import InputStream
+from megabolt.formats.tabix import index_of
 from megabolt.formats.vcf import NON_REF, VcfRecord
 
 #: start, stop, kind, bases put in place (codes): as candidates are sorted.
@@ -28,8 +30,13 @@ Event = tuple[int, int, int, bytes]
 #: Longest allele that a window can hold.
 MAX_ALLELE = 200
 _ADVICE = "Is it a VCF? Check it with bcftools view."
+_INDEX_ADVICE = "Compress it with bgzip, index it with tabix."
 _CODE = bytes.maketrans(b"ACGTN", bytes(range(5)))
 _PLAIN = re.compile(r"[ACGTacgt]+\Z")
+#: What VCF 4.3, section 1.6.1, lets stand in POS, REF and ALT: bases, '*', <ID> or a breakend.
+_PLACE = re.compile(r"[0-9]{1,10}\Z")
+_BASES = re.compile(r"[A-Za-z]+\Z")
+_ALLELE = re.compile(r"([A-Za-z]+|\*|<[^<>\s]+>|[^\s]*[\[\]][^\s]+[\[\]][^\s]*|\.[A-Za-z]+|[A-Za-z]+\.)\Z")
 #: How far an indel is moved left, as `evidence.MAX_SHIFT`.
 _MAX_SHIFT = 1000
 
@@ -62,9 +69,16 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         if not raw.strip() or raw.startswith(b"#"):
             continue
         columns = raw.rstrip(b"\r").decode("utf-8", "replace").split("\t", 5)
-        if len(columns) < 5 or not columns[1].isdigit() or not columns[3]:
+        if not _is_record(columns):
             raise InputFormatError(path, f"line {number}", "not a record of a VCF", _ADVICE)
         yield number, columns
+
+
+def _is_record(columns: Sequence[str]) -> bool:
+    """Whether the first columns of a line are those of a VCF's record: POS a number, REF bases, ALT alleles."""
+    if len(columns) < 5 or not _PLACE.match(columns[1]) or not _BASES.match(columns[3]):
+        return False
+    return columns[4] == "." or all(_ALLELE.match(alt) for alt in columns[4].split(","))
 
 
 def read_alleles(path: Path | str, reference: Reference) -> tuple[dict[int, Alleles], list[str]]:
@@ -84,7 +98,10 @@ def read_alleles(path: Path | str, reference: Reference) -> tuple[dict[int, Alle
         if k < 0:
             raise InputFormatError(path, where, f"the reference has no contig {name}", "Use alleles of this reference.")
         there = decode(reference.fetch(k, start, start + len(ref)))
-        if start < 0 or (there != ref.upper() and "N" not in there):
+        if not 0 <= start <= reference.contigs[k].length - len(ref):
+            why = f"{name}:{position} is outside the contig ({reference.contigs[k].length} bases)"
+            raise InputFormatError(path, where, why, "Use alleles of this reference.")
+        if there != ref.upper() and "N" not in there:
             why = f"REF is {ref[:30]}, the reference has {there[:30]}"
             raise InputFormatError(path, where, why, "Use alleles of this reference.")
         for alt in alts.split(","):
@@ -136,6 +153,8 @@ class KnownIds:
         self._ordinal = {contig.name: k for k, contig in enumerate(reference.contigs)}
         with self._open() as file:
             self._names = frozenset(file.contigs)
+        for each in (path, index_of(path)):
+            check_end_of_file(each)
         if not self._names & self._ordinal.keys():
             raise InputFormatError(
                 path, "", "no contig of the reference in the file", "Use variants of this reference."
@@ -145,12 +164,7 @@ class KnownIds:
         try:
             return pysam.TabixFile(str(self._path))
         except (OSError, ValueError) as error:
-            raise InputFormatError(
-                self._path,
-                "",
-                f"cannot be read with its index: {error}",
-                "Compress it with bgzip, index it with tabix.",
-            ) from error
+            raise InputFormatError(self._path, "", f"cannot be read with its index: {error}", _INDEX_ADVICE) from error
 
     def name(self, records: Sequence[VcfRecord]) -> list[VcfRecord]:
         """The records of one contig, ascending, with the IDs of those whose alleles are known; ';' between several."""
@@ -163,8 +177,7 @@ class KnownIds:
         starts = {event[0] for event in wanted}
         ids: dict[Event, list[str]] = {}
         with self._open() as file:
-            for line in file.fetch(plain[0].contig, max(0, first - 1), last + _MAX_SHIFT):
-                columns = line.split("\t", 5)
+            for columns in self._fetch(file, plain[0].contig, max(0, first - 1), last + _MAX_SHIFT):
                 start, ref = int(columns[1]) - 1, columns[3]
                 near = start in starts or start + 1 in starts or len(ref) > 1 or len(columns[4]) > 1
                 if columns[2] == "." or not near:
@@ -174,6 +187,21 @@ class KnownIds:
                     if event is not None and event in wanted:
                         ids.setdefault(event, []).append(columns[2])
         return [self._named(r, ids, contig) for r in records]
+
+    def _fetch(self, file: Any, contig: str, start: int, stop: int) -> Iterator[list[str]]:
+        """The first five columns of the records over a region, and the rest."""
+        try:
+            for line in file.fetch(contig, start, stop):
+                columns = line.split("\t", 5)
+                if not _is_record(columns):
+                    raise InputFormatError(self._path, f"{contig}:{start + 1}-{stop}", "not a record of a VCF", _ADVICE)
+                yield columns
+        except (OSError, ValueError, NotImplementedError) as error:  # the last: to pysam it is no BGZF
+            place = f"{contig}:{start + 1}-{stop}"
+            why = f"cannot be read there ({error}): the file or its index is damaged"
+            raise InputFormatError(
+                self._path, place, why, "Compress it with bgzip again, index it with tabix."
+            ) from error
 
     def _named(self, record: VcfRecord, ids: dict[Event, list[str]], contig: int) -> VcfRecord:
         names = [name for event in self._events(contig, record) for name in ids.get(event, ())]

@@ -274,7 +274,7 @@ class _Decoder:
             self.header = self._header_of(path, fasta)
             options = ["-u", "-b", "-@", str(max(0, threads - 1))]
             if fasta is not None and reference is not None:
-                cram.check_reference(fasta, self.header.contigs, Path(reference))
+                cram.check_reference(fasta, self.header.contigs, Path(reference), path)
                 options += ["-T", str(fasta)]
             elif self.header.contigs:
                 why = "a CRAM file needs its reference"

@@ -218,7 +218,7 @@ class CramReader:
             self._reference = stack.enter_context(cram.indexed_reference(Path(reference)))
             with self._decoded(header_only=True) as reader:
                 self.header = reader.header
-            cram.check_reference(self._reference, self.header.contigs, Path(reference))
+            cram.check_reference(self._reference, self.header.contigs, Path(reference), path)
             self._stack = stack.pop_all()  # open until close()
 
     def fetch(self, contig: int, start: int, stop: int) -> RecordBlock:

@@ -91,7 +91,7 @@ class BamWriter:
             self._open_files()
             if self._cram and reference is not None:
                 self._reference = self._stack.enter_context(cram.indexed_reference(Path(reference)))
-                cram.check_reference(self._reference, header.contigs, Path(reference))
+                cram.check_reference(self._reference, header.contigs, Path(reference), self.path)
             pool = self._stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
             self._bgzf = BgzfWriter(self._raw, 1 if self._cram or level is None else level, pool)
             self._bgzf.write(header.encode())

@@ -8,6 +8,7 @@ Compression is isal's level 1 unless told otherwise: smaller than htslib's level
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections import deque
@@ -277,10 +278,20 @@ def blocks(data: memoryview | bytes, path: Path | str, start: int = 0) -> Iterat
 
 def check_end(data: memoryview | bytes, path: Path | str) -> None:
     """Raise `InputFormatError` unless the file ends with the end-of-file block."""
-    if bytes(data[-len(EOF_BLOCK) :]) != EOF_BLOCK:
-        raise InputFormatError(
-            path, f"byte {len(data)}", "the end-of-file block is missing: the file is truncated", _ADVICE
-        )
+    _check_last_block(data[-len(EOF_BLOCK) :], len(data), path)
+
+
+def check_end_of_file(path: Path) -> None:
+    """`check_end` of a file, of which only the end is read."""
+    with open(path, "rb") as raw:
+        size = os.fstat(raw.fileno()).st_size
+        raw.seek(max(0, size - len(EOF_BLOCK)))
+        _check_last_block(raw.read(), size, path)
+
+
+def _check_last_block(last: memoryview | bytes, size: int, path: Path | str) -> None:
+    if bytes(last) != EOF_BLOCK:
+        raise InputFormatError(path, f"byte {size}", "the end-of-file block is missing: the file is truncated", _ADVICE)
 
 
 def decompress(data: memoryview | bytes, path: Path | str) -> NDArray[np.uint8]:

@@ -71,8 +71,10 @@ def decoded(path: Path, reference: Path, region: str = "", *, header_only: bool 
         yield target
 
 
-def check_reference(fasta: Path, contigs: Sequence[Contig], shown: Path) -> None:
+def check_reference(fasta: Path, contigs: Sequence[Contig], shown: Path, reads: Path) -> None:
     """Raise unless an indexed FASTA (called `shown` in messages) has all the contigs: lengths, and MD5 where known.
+
+    `reads`: the file whose contigs they are.
 
     htslib writes a CRAM without reference where a contig is missing, and one that cannot be read with the true
     reference where its sequence is another, and does not say so. Reads the whole FASTA: 10 s for a human genome.
@@ -81,12 +83,12 @@ def check_reference(fasta: Path, contigs: Sequence[Contig], shown: Path) -> None
     lengths = {row[0]: int(row[1]) for row in rows}
     for contig in contigs:
         if lengths.get(contig.name) != contig.length:
-            why = f"the reference has no contig {contig.name} of {contig.length} bases"
+            why = f"the reference has no contig {contig.name} of {contig.length} bases, as {reads} does"
             raise InputFormatError(shown, "", why, _RIGHT_FASTA)
     with pysam.FastaFile(str(fasta)) as file:
         for contig in contigs:
             if contig.md5 and _md5_of(file, contig) != contig.md5:
-                why = f"contig {contig.name} has another sequence than the one of the reads (M5 differs)"
+                why = f"contig {contig.name} has another sequence in {reads} (M5 differs)"
                 raise InputFormatError(shown, "", why, _RIGHT_FASTA)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from megabolt.errors import InputFormatError
 from megabolt.formats import gvcf_scan as scan
-from megabolt.formats.bgzf import EOF_BLOCK, inflate_block, read_block_at
+from megabolt.formats.bgzf import check_end_of_file, inflate_block, read_block_at
 from megabolt.formats.inflate import InputStream
 from megabolt.formats.tabix import TabixIndex, index_of
 from megabolt.formats.vcf import NON_REF
@@ -70,12 +70,14 @@ class GvcfVariant:
 class GvcfRegion:
     """What a file says about a region.
 
-    block_start, block_stop: int64 [n], 0-based half-open, sorted. block_depth, block_ploidy: int32 [n]. block_pl:
-    int32 [n, 3], 0/0, 0/other, other/other; of haploid blocks the first two. variants: in file order.
+    block_start, block_stop: int64 [n], 0-based half-open, sorted. block_ref: uint8 [n], the letter of REF. block_depth,
+    block_ploidy: int32 [n]. block_pl: int32 [n, 3], 0/0, 0/other, other/other; of haploid blocks the first two.
+    variants: in file order.
     """
 
     block_start: NDArray[np.int64]
     block_stop: NDArray[np.int64]
+    block_ref: NDArray[np.uint8]
     block_depth: NDArray[np.int32]
     block_ploidy: NDArray[np.int32]
     block_pl: NDArray[np.int32]
@@ -103,7 +105,7 @@ class GvcfFile:
         self.path = path
         permit.record("open-read", path)
         self.header = _read_header(path)
-        self._check_end()
+        check_end_of_file(path)
         self._index: TabixIndex | None = TabixIndex(index_of(path))
         self._names = self._index.names
         self._offsets: dict[str, NDArray[np.int64]] = {}
@@ -137,9 +139,10 @@ class GvcfFile:
                 table = table[(table[:, scan.STOP] > start) & (table[:, scan.START] < stop + ahead)]
                 is_block = table[:, scan.N_ALTS] == 0
                 variants += [self._variant(contig, text, row, lines.pool) for row in table[~is_block].tolist()]
-                tables.append(self._blocks(contig, table[is_block & (table[:, scan.START] < stop)], lines.pool))
+                tables.append(self._blocks(contig, text, table[is_block & (table[:, scan.START] < stop)], lines.pool))
         columns = [np.concatenate(column) for column in zip(_no_blocks(), *tables)]
-        return GvcfRegion(columns[0], columns[1], columns[2], columns[3], columns[4], variants)
+        first, behind, ref, depth, ploidy, pl = columns
+        return GvcfRegion(first, behind, ref, depth, ploidy, pl, variants)
 
     def _offset(self, contig: str, start: int) -> int:
         places = self._places.get(contig)
@@ -171,12 +174,25 @@ class GvcfFile:
                     scan.scan_lines(np.frombuffer(text, np.uint8), len(text), name, limit, table, pool, state)
                     if state[scan.FAULT]:
                         raise self._fault(contig, text, int(state[scan.AT]), int(state[scan.FAULT]))
+                    if state[scan.DONE]:
+                        self._check_stop(contig, text, int(state[scan.AT]), int(state[scan.LAST]))
                     yield text, scan.ScannedLines(table[: state[scan.N_LINES]], pool)
                     rest = bytes(text[int(state[scan.AT]) :])
         except OSError as error:
             raise InputFormatError(self.path, "", f"cannot be read ({error.strerror})", "Check the disk.") from error
 
-    def _blocks(self, contig: str, rows: NDArray[np.int64], pool: NDArray[np.int32]) -> tuple[NDArray[Any], ...]:
+    def _check_stop(self, contig: str, text: bytearray, at: int, position: int) -> None:
+        """The line behind a region lies on the contig, or is the first of a later one: else records would be lost."""
+        name = text[at : text.find(b"\n", at)].split(b"\t", 1)[0].decode("utf-8", "replace")
+        if name != contig and name not in self._names[self._names.index(contig) + 1 :]:
+            raise self._error(f"{contig}:{position + 1}", f"the next line begins with {name[:40]!r}, no later contig")
+        length = next((n for one, n, _ in self.header.contigs if one == contig), 0)
+        if name == contig and 0 < length <= position:
+            raise self._error(f"{contig}:{position + 1}", f"behind the end of {contig} ({length} bases)")
+
+    def _blocks(
+        self, contig: str, text: bytearray, rows: NDArray[np.int64], pool: NDArray[np.int32]
+    ) -> tuple[NDArray[Any], ...]:
         ploidy, n_pl = rows[:, scan.PLOIDY], rows[:, scan.N_PL]
         wrong = np.flatnonzero((n_pl >= 0) & (n_pl != ploidy + 1))
         if len(wrong):
@@ -187,7 +203,8 @@ class GvcfFile:
             has = (n_pl > k) & (k < 3)
             pl[has, k] = np.maximum(pool[rows[has, scan.PL_AT] + k], 0)
         narrow = [rows[:, column].astype(np.int32) for column in (scan.DEPTH, scan.PLOIDY)]
-        return rows[:, scan.START].copy(), rows[:, scan.STOP].copy(), narrow[0], narrow[1], pl
+        letters = np.frombuffer(text, np.uint8)[rows[:, scan.REF_AT]]
+        return rows[:, scan.START].copy(), rows[:, scan.STOP].copy(), letters, narrow[0], narrow[1], pl
 
     def _variant(self, contig: str, text: bytearray, row: list[int], pool: NDArray[np.int32]) -> GvcfVariant:
         where = f"{contig}:{row[scan.START] + 1}"
@@ -226,13 +243,6 @@ class GvcfFile:
     def _error(self, where: str, why: str, help: str = _HELP) -> InputFormatError:
         return InputFormatError(self.path, where, why, help)
 
-    def _check_end(self) -> None:
-        with open(self.path, "rb") as raw:
-            size = os.fstat(raw.fileno()).st_size
-            raw.seek(max(0, size - len(EOF_BLOCK)))
-            if raw.read() != EOF_BLOCK:
-                raise self._error(f"byte {size}", "the end-of-file block is missing: the file is truncated")
-
 
 def _is_allele(text: str) -> bool:
     return text.isalpha() or text == "*" or (text[:1] == "<" and text[-1:] == ">")
@@ -241,7 +251,7 @@ def _is_allele(text: str) -> bool:
 def _no_blocks() -> tuple[NDArray[Any], ...]:
     empty = np.empty(0, np.int64)
     narrow = np.empty(0, np.int32)
-    return empty, empty, narrow, narrow, np.empty((0, 3), np.int32)
+    return empty, empty, np.empty(0, np.uint8), narrow, narrow, np.empty((0, 3), np.int32)
 
 
 def _mapping_quality(info: bytes) -> tuple[float, int]:

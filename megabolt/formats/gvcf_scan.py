@@ -24,6 +24,7 @@ N_COLUMNS = 13
 AT, N_LINES, N_POOL, FAULT, LAST, DONE = range(6)
 #: Faults.
 OK, TOO_FEW_COLUMNS, BAD_POSITION, UNSORTED, BAD_END, NO_NON_REF, BAD_NUMBER, NO_SAMPLE = range(8)
+MORE_COLUMNS, BAD_REF, BAD_GENOTYPE = range(8, 11)
 FAULTS = {
     TOO_FEW_COLUMNS: "fewer than ten columns",
     BAD_POSITION: "POS is no positive whole number",
@@ -32,6 +33,9 @@ FAULTS = {
     NO_NON_REF: "no <NON_REF> among the alternative alleles: not a gVCF record",
     BAD_NUMBER: "a number in the sample's column cannot be read",
     NO_SAMPLE: "FORMAT and the sample's column do not fit together",
+    MORE_COLUMNS: "more columns than the header has",
+    BAD_REF: "REF is no sequence of bases",
+    BAD_GENOTYPE: "GT is no genotype",
 }
 
 
@@ -108,6 +112,32 @@ def _numbers(text: Any, at: Any, stop: Any, pool: Any, n: Any) -> Any:
 
 
 @callee
+def _ploidy(text: Any, at: Any, stop: Any) -> Any:
+    """Copies in a genotype: allele numbers or '.', with '/' or '|' between; 0 if it is none."""
+    copies, digits = np.int64(1), 0
+    for i in range(at, stop):
+        if text[i] == 47 or text[i] == 124:
+            if digits == 0:
+                return np.int64(0)
+            copies, digits = copies + 1, 0
+        elif text[i] == 46 or 48 <= text[i] <= 57:
+            digits += 1
+        else:
+            return np.int64(0)
+    return copies if digits > 0 else np.int64(0)
+
+
+@callee
+def _is_letters(text: Any, at: Any, stop: Any) -> Any:
+    """Whether text[at:stop] is one ASCII letter or more."""
+    for i in range(at, stop):
+        letter = text[i] | 32
+        if letter < 97 or letter > 122:
+            return False
+    return stop > at
+
+
+@callee
 def _sample(text: Any, format_at: Any, format_stop: Any, at: Any, stop: Any, row: Any, pool: Any, state: Any) -> Any:
     """Fill the row from FORMAT and the sample's column; returns a fault."""
     key_at, depth, least = format_at, np.int64(-1), np.int64(-1)
@@ -116,10 +146,9 @@ def _sample(text: Any, format_at: Any, format_stop: Any, at: Any, stop: Any, row
         after = _find(text, at, stop, 58)
         n, first, second = key_stop - key_at, text[key_at], text[min(key_at + 1, format_stop)]
         if n == 2 and first == 71 and second == 84:  # GT
-            ploidy = 1
-            for i in range(at, after):
-                ploidy += text[i] == 47 or text[i] == 124
-            row[PLOIDY] = ploidy
+            row[PLOIDY] = _ploidy(text, at, after)
+            if row[PLOIDY] < 1:
+                return BAD_GENOTYPE
         elif n == 2 and first == 68 and second == 80:  # DP
             depth = _number(text, at, after)
         elif n == 6 and first == 77 and second == 73:  # MIN_DP
@@ -163,6 +192,10 @@ def _line(text: Any, at: Any, stop: Any, row: Any, pool: Any, state: Any) -> Any
     if format_stop >= stop:
         return TOO_FEW_COLUMNS
     sample_stop = _find(text, format_stop + 1, stop, 9)
+    if sample_stop < stop:
+        return MORE_COLUMNS
+    if not _is_letters(text, ref_at, ref_stop):
+        return BAD_REF
     for k in range(N_COLUMNS):
         row[k] = -1
     row[START], row[STOP] = position - 1, position - 1 + ref_stop - ref_at

@@ -16,15 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megabolt.errors import InputFormatError
-from megabolt.formats.bases import decode
+from megabolt.formats.bases import ASCII_OF_CODE, CODE_OF_ASCII, N, decode
 from megabolt.formats.fasta import Reference
-from megabolt.formats.gvcf import GvcfFile, GvcfVariant
+from megabolt.formats.gvcf import GvcfFile, GvcfRegion, GvcfVariant
 from megabolt.joint.alleles import MAX_OWN, MAX_SHIFT, SPANNED, Site, left_aligned, make_sites
 from megabolt.joint.genotype import Called, call_site
 from megabolt.joint.likelihood import SiteData, join_blocks, site_data, subset
 from megabolt.joint.text import site_line
 from megabolt.joint.trio import Family, refine
 
+_OTHER_REFERENCE = "It was called on another reference."
 #: Genotypes of a site beyond this many alleles would be too many to hold: the rarest alleles are left out.
 MAX_ALLELES = 12
 
@@ -72,7 +73,9 @@ def call_region(
     regions = [one.read(name, start, stop, MAX_SHIFT) for one in files]
     sequence = _Letters(reference, contig)
     variants = []
+    codes = reference.fetch(contig, start, stop)
     for k, region in enumerate(regions):
+        _check_blocks(files[k], name, start, region, codes)
         for variant in region.variants:
             _check_ref(files[k], name, length, variant, sequence)
             variants.append((k, left_aligned(variant, sequence.base)))
@@ -161,6 +164,18 @@ class _Letters:
         return "".join(parts)
 
 
+def _check_blocks(file: GvcfFile, name: str, start: int, region: GvcfRegion, codes: NDArray[np.uint8]) -> None:
+    """REF of the blocks that begin in a region, against the bases of the reference from `start` on."""
+    at = region.block_start - start
+    inside = np.flatnonzero((at >= 0) & (at < len(codes)))
+    there, named = codes[at[inside]], CODE_OF_ASCII[region.block_ref[inside]]
+    wrong = np.flatnonzero((there != named) & (there < N) & (named < N))
+    if len(wrong):
+        k = inside[wrong[0]]
+        why = f"REF is {chr(region.block_ref[k])}, but the reference has {chr(ASCII_OF_CODE[there[wrong[0]]])}"
+        raise InputFormatError(file.path, f"{name}:{region.block_start[k] + 1}", why, _OTHER_REFERENCE)
+
+
 def _check_ref(file: GvcfFile, name: str, length: int, variant: GvcfVariant, sequence: _Letters) -> None:
     where = f"{name}:{variant.start + 1}"
     if variant.stop > length:
@@ -174,7 +189,7 @@ def _check_ref(file: GvcfFile, name: str, length: int, variant: GvcfVariant, seq
     there = sequence.text(variant.start, variant.stop)
     if there != variant.ref and any(a != b and a in "ACGT" and b in "ACGT" for a, b in zip(there, variant.ref)):
         why = f"REF is {variant.ref[:20]}, but the reference has {there[:20]}"
-        raise InputFormatError(file.path, where, why, "It was called on another reference.")
+        raise InputFormatError(file.path, where, why, _OTHER_REFERENCE)
 
 
 def _on_target(start: int, stop: int, targets: NDArray[np.int64] | None) -> bool:

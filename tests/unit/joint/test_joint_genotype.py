@@ -31,8 +31,9 @@ def variant(start: int, ref: str, alts: tuple[str, ...], pl: list[int], ad: tupl
 def region(*blocks: tuple[int, int, int, tuple[int, int, int]]) -> GvcfRegion:
     columns = list(zip(*blocks)) if blocks else [(), (), (), ()]
     return GvcfRegion(
-        np.array(columns[0], np.int64), np.array(columns[1], np.int64), np.array(columns[2], np.int32),
-        np.full(len(columns[0]), 2, np.int32), np.array(columns[3], np.int32).reshape(-1, 3), [],
+        np.array(columns[0], np.int64), np.array(columns[1], np.int64), np.full(len(columns[0]), 65, np.uint8),
+        np.array(columns[2], np.int32), np.full(len(columns[0]), 2, np.int32),
+        np.array(columns[3], np.int32).reshape(-1, 3), [],
     )  # fmt: skip
 
 
