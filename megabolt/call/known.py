@@ -163,7 +163,7 @@ class KnownIds:
     def _open(self) -> Any:
         try:
             return pysam.TabixFile(str(self._path))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, NotImplementedError) as error:  # the last: pysam takes it for plain gzip
             raise InputFormatError(self._path, "", f"cannot be read with its index: {error}", _INDEX_ADVICE) from error
 
     def name(self, records: Sequence[VcfRecord]) -> list[VcfRecord]:
@@ -196,12 +196,10 @@ class KnownIds:
                 if not _is_record(columns):
                     raise InputFormatError(self._path, f"{contig}:{start + 1}-{stop}", "not a record of a VCF", _ADVICE)
                 yield columns
-        except (OSError, ValueError, NotImplementedError) as error:  # the last: to pysam it is no BGZF
+        except (OSError, ValueError) as error:
             place = f"{contig}:{start + 1}-{stop}"
             why = f"cannot be read there ({error}): the file or its index is damaged"
-            raise InputFormatError(
-                self._path, place, why, "Compress it with bgzip again, index it with tabix."
-            ) from error
+            raise InputFormatError(self._path, place, why, _INDEX_ADVICE) from error
 
     def _named(self, record: VcfRecord, ids: dict[Event, list[str]], contig: int) -> VcfRecord:
         names = [name for event in self._events(contig, record) for name in ids.get(event, ())]
