@@ -81,6 +81,11 @@ def main(args: argparse.Namespace) -> int:
         audit_log=args.audit_log,
     )
     log.info("%d samples, %d sites: %s", summary.n_samples, summary.n_sites, args.output)
+    if summary.n_without_pl:
+        log.warning(
+            "%d records without PL are left out: joint calling weighs genotypes, and where a contig is called as a"
+            " mixture (chrM) there are none", summary.n_without_pl,
+        )  # fmt: skip
     if args.ped is not None:
         log.info("%d families refined, %d new mutations marked", summary.n_families, summary.n_new_mutations)
     report = summary.clock

@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ class GvcfRegion:
 
     block_start, block_stop: int64 [n], 0-based half-open, sorted. block_ref: uint8 [n], the letter of REF. block_depth,
     block_ploidy: int32 [n]. block_pl: int32 [n, 3], 0/0, 0/other, other/other; of haploid blocks the first two.
-    variants: in file order.
+    variants: in file order. without_pl: places of records with variants that say nothing of genotypes, as those of a
+    mixture (mitochondria); they are not among `variants`.
     """
 
     block_start: NDArray[np.int64]
@@ -82,6 +83,7 @@ class GvcfRegion:
     block_ploidy: NDArray[np.int32]
     block_pl: NDArray[np.int32]
     variants: list[GvcfVariant]
+    without_pl: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -132,17 +134,19 @@ class GvcfFile:
             Damaged, unsorted, or not a gVCF; names the record.
         """
         offset = self._offset(contig, start)
-        tables, variants = [], []
+        tables, variants, without_pl = [], [], []
         if offset >= 0:
             for text, lines in self._pieces(contig, offset, stop + ahead):
                 table = lines.table
                 table = table[(table[:, scan.STOP] > start) & (table[:, scan.START] < stop + ahead)]
                 is_block = table[:, scan.N_ALTS] == 0
-                variants += [self._variant(contig, text, row, lines.pool) for row in table[~is_block].tolist()]
+                knows = ~is_block & (table[:, scan.N_PL] > 0)
+                without_pl += table[~is_block & ~knows, scan.START].tolist()
+                variants += [self._variant(contig, text, row, lines.pool) for row in table[knows].tolist()]
                 tables.append(self._blocks(contig, text, table[is_block & (table[:, scan.START] < stop)], lines.pool))
         columns = [np.concatenate(column) for column in zip(_no_blocks(), *tables)]
         first, behind, ref, depth, ploidy, pl = columns
-        return GvcfRegion(first, behind, ref, depth, ploidy, pl, variants)
+        return GvcfRegion(first, behind, ref, depth, ploidy, pl, variants, without_pl)
 
     def _offset(self, contig: str, start: int) -> int:
         places = self._places.get(contig)

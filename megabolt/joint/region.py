@@ -44,11 +44,12 @@ class JointOptions:
 
 @dataclass
 class RegionCalls:
-    """The lines of a region and how many there are."""
+    """The lines of a region and how many there are; records that begin in it but say nothing of genotypes (PL)."""
 
     text: bytes
     n_sites: int
     n_new_mutations: int
+    n_without_pl: int
 
 
 def call_region(
@@ -92,7 +93,8 @@ def call_region(
         if refined is not None:
             n_new += len(refined.sure) + len(refined.likely)
         lines.append(site_line(name, site, data, called, refined, samples, options.low_qual))
-    return RegionCalls(b"".join(lines), len(lines), n_new)
+    n_without_pl = sum(start <= one < stop for region in regions for one in region.without_pl)
+    return RegionCalls(b"".join(lines), len(lines), n_new, n_without_pl)
 
 
 def _call(site: Site, likelihoods, blocks) -> tuple[Site, SiteData, Called] | None:  # type: ignore[no-untyped-def]

@@ -43,12 +43,13 @@ _LONGEST_REF = 1 << 14
 
 @dataclass(frozen=True)
 class JointSummary:
-    """What a job made; `clock` as in metrics files."""
+    """What a job made; `clock` as in metrics files. n_without_pl: records left out, which have no likelihoods."""
 
     n_samples: int
     n_sites: int
     n_new_mutations: int
     n_families: int
+    n_without_pl: int
     clock: dict[str, Any]
 
 
@@ -172,7 +173,7 @@ def run_joint(
     options = JointOptions(
         min_qual=min_qual, new_mutations=new_mutations, families=tuple(families), refine=ped is not None
     )
-    counts = [0, 0]
+    counts = [0, 0, 0]
     text = header(
         genome.contigs, samples, reference_name=reference.name, source=f"megabolt {__version__}",
         extra=[f'##megaboltCommand="{command_line()}"'.replace("\n", " ")], families=ped is not None,
@@ -189,10 +190,11 @@ def run_joint(
             for found in in_order(pool, work, regions, threads):
                 counts[0] += found.n_sites
                 counts[1] += found.n_new_mutations
+                counts[2] += found.n_without_pl
                 yield found.text
 
         write_vcf_text(output, text, pieces(), genome.contigs, permits)
-    return JointSummary(len(files), counts[0], counts[1], len(families), clock.report())
+    return JointSummary(len(files), counts[0], counts[1], len(families), counts[2], clock.report())
 
 
 def _open_genome(reference: Path) -> Reference:

@@ -203,6 +203,25 @@ def test_what_is_wrong_is_said(cohort: Path, tmp_path: Path, fault: str, capsys:
     assert list(tmp_path.glob("*out.vcf*")) == []
 
 
+def test_records_without_likelihoods_are_left_out_and_counted(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As mitochondria have them: a mixture of any number of alleles, with shares and without PL."""
+    first = cohort / "S0001.g.vcf.gz"
+    with pysam.BGZFile(str(first)) as file:
+        rows = [line.decode().split("\t") for line in file if not line.startswith(b"#")]
+    row = next(one for one in rows if one[4].count(",") == 1)
+    old = "\t".join(row)
+    new = "\t".join([*row[:8], "GT:AD:AF:DP:GQ", "0/1/1:9,8,0:0.5,0:17:99"])
+    mixed = tmp_path / "mixed.g.vcf.gz"
+    rewritten(first, mixed, lambda text: text.replace(old, new))
+    words = ["joint", str(mixed), str(cohort / "S0002.g.vcf.gz"), "--reference", str(cohort / "ref.fa")]
+    assert main([*words, "-o", str(tmp_path / "out.vcf.gz"), "--open-data", OPEN, "--threads", "1"]) == 0
+    assert "1 records without PL are left out" in capsys.readouterr().err
+    found = [line.split("\t") for line in lines(tmp_path / "out.vcf.gz") if line.split("\t")[1] == row[1]]
+    assert all(line[9].startswith("./.") for line in found)
+
+
 def test_records_out_of_order_are_found(cohort: Path, tmp_path: Path) -> None:
     def swapped(text: str) -> str:
         rows = text.split("\n")
