@@ -21,7 +21,7 @@ from megabolt.align.table import (
     SEED,
     SEED_MASK,
     fetch,
-    find,
+    find_all,
     find_core,
     first_entry,
     is_chosen,
@@ -41,7 +41,8 @@ from megabolt.compute.bits import EVEN_BITS, U, bases_at, popcount, prefetch, re
 from megabolt.compute.jit import allocating_callee, callee
 
 #: Candidates kept per mate, and slots of the table that finds a candidate by its key.
-MOST_CANDIDATES = 4096
+_CANDIDATE_BITS = 12
+MOST_CANDIDATES = 1 << _CANDIDATE_BITS
 _HASH_BITS = 13
 #: Seeds used per read.
 MOST_SEEDS = 192
@@ -83,8 +84,7 @@ class Candidates(NamedTuple):
     penalty: Any  # int64, dB
     gapped: Any  # int64, 1 if the penalty is that of an alignment with a gap
     n: Any  # int64 [2]
-    slot: Any  # int64 [2, 2^_HASH_BITS], candidate of a hash slot, valid where stamp agrees
-    stamp: Any
+    slot: Any  # int64 [2, 2^_HASH_BITS], stamp << _CANDIDATE_BITS | candidate of a hash slot
     marks: Any  # uint64 [2, 32], scratch of the one-gap kernel
 
 
@@ -102,6 +102,7 @@ class Seeds(NamedTuple):
     asked_hash: Any  # uint64 [2, MOST_SEEDS], seeds whose buckets the cache was asked for
     asked_strand: Any  # int64
     wanted: Any  # int64 [MOST_SEEDS], scratch
+    found: Any  # uint64 [MOST_SEEDS], scratch
     entries: Any  # uint64 [MOST_ENTRIES], scratch
     best_to: Any  # int64 [MOST_SEEDS], scratch
 
@@ -116,7 +117,6 @@ def allocate_candidates() -> Any:
         np.empty(shape, np.int64),
         np.empty(shape, np.int64),
         np.zeros(2, np.int64),
-        np.zeros(slots, np.int64),
         np.zeros(slots, np.int64),
         np.empty((2, 32), np.uint64),
     )
@@ -138,6 +138,7 @@ def allocate_seeds() -> Any:
         np.empty(shape, np.uint64),
         np.empty(shape, np.int64),
         np.empty(MOST_SEEDS, np.int64),
+        np.empty(MOST_SEEDS, np.uint64),
         np.empty(MOST_ENTRIES, np.uint64),
         np.empty(MOST_SEEDS, np.int64),
     )
@@ -147,19 +148,18 @@ def allocate_seeds() -> Any:
 def _add(c: Any, mate: Any, key: Any, votes: Any, stamp: Any) -> Any:
     """Note a candidate, or add to its votes; returns its number, -1 if there is no room.
 
-    `stamp` is the pair's: slots of other pairs are empty.
+    `stamp` is the pair's, from 1 on: slots of other pairs are empty.
     """
     h = np.int64((U(key) * U(0x9E3779B97F4A7C15)) >> U(64 - _HASH_BITS))
-    while c.stamp[mate, h] == stamp:
-        z = c.slot[mate, h]
+    while c.slot[mate, h] >> _CANDIDATE_BITS == stamp:
+        z = c.slot[mate, h] & (MOST_CANDIDATES - 1)
         if c.key[mate, z] == key:
             c.votes[mate, z] += votes
             return z
         h = (h + 1) & ((1 << _HASH_BITS) - 1)
     z = c.n[mate]
     if z < MOST_CANDIDATES:
-        c.stamp[mate, h] = stamp
-        c.slot[mate, h] = z
+        c.slot[mate, h] = (stamp << _CANDIDATE_BITS) | z
         c.key[mate, z] = key
         c.votes[mate, z] = votes
         c.penalty[mate, z] = FAR
@@ -200,9 +200,10 @@ def ask(s: Any, mate: Any, r: Any, reads: Any, tables: Any) -> None:
 def look_up(s: Any, mate: Any, r: Any, reads: Any, tables: Any) -> None:
     """Look up all seeds of read r, which has been asked for."""
     n = min(reads.n_seeds[r], MOST_SEEDS)
+    find_all(tables, s.asked_hash[mate], ZERO, n, s.found, s.wanted)
     n_wanted = ZERO
     for x in range(n):
-        entry = find(tables, s.asked_hash[mate, x])
+        entry = s.found[x]
         count = np.int64((entry >> U(COUNT_SHIFT)) & COUNT_MASK)
         payload = np.int64(entry & PLACE_MASK)
         if count > 1 and (count <= FIRST_LIST or count == LONG_LIST):

@@ -3,7 +3,8 @@
 
 In: placements of a batch. Out: `Alignments` with CIGAR and score. Next: `align/record.py`.
 
-A read with at most one mismatch needs no alignment: no gap and no clip can score better. All others, and the
+A read with at most one mismatch needs no alignment: no gap and no clip can score better. Nor does one with two of
+which `_is_plain` says so. All others, and the
 queued candidates of poor pairs, go through the `banded_affine` kernel in the scores bwa made the field's habit:
 match 1, mismatch 4, gap 6 + 1 a base, clip 5.
 """
@@ -36,10 +37,10 @@ from megabolt.align.choose import (
     span_of,
 )
 from megabolt.align.packed import READS_TYPE, TABLES_TYPE, PackedReads, Tables
-from megabolt.align.verify import GAP_EXTEND, GAP_OPEN, mismatches_at, weight_of_bit
+from megabolt.align.verify import GAP_EXTEND, GAP_OPEN, differences16, mismatches_at, weight_of_bit
 from megabolt.compute.banded_affine import AffineResult, AffineScores
 from megabolt.compute.banded_affine.numba_cpu import align_arrays
-from megabolt.compute.bits import PADDING, U, bases_at
+from megabolt.compute.bits import PADDING, U, bases_at, prefetch, trailing_zeros
 from megabolt.compute.jit import callee, kernel
 
 SCORES = AffineScores()
@@ -54,6 +55,10 @@ MIN_SCORE = 30
 DB_PER_POINT = 6.8
 #: Posteriors up to this are ties of two places (3.0 dB) and written as 0; larger ones than MAX_MAPQ as MAX_MAPQ.
 TIE_MAPQ, MAX_MAPQ = 3, 60
+#: Bases that the two mismatches of a plain read are away from its farther end at least, and its least length.
+_INNER, _PLAIN_LENGTH = 20, 64
+#: Reads for whose places the cache is asked ahead.
+_AHEAD = 16
 
 
 @dataclass
@@ -253,6 +258,41 @@ def _least_score(length: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.minimum(MIN_SCORE, length * 4 // 5)
 
 
+@callee
+def _is_plain(reference: Any, place: Any, words: Any, offset: Any, length: Any, marks: Any) -> Any:
+    """Whether a read with two mismatches surely aligns best without gap and clip, in the scores above and NEAR_BAND.
+
+    With both it scores length - 10. A clip does better only if both lie within five bases of one end. One gap (7 at
+    least) does better or as well only without any mismatch; two gaps, or a gap and a clip, never do. Such an alignment
+    has the read's first or last 16 bases on another diagonal, or changes it there: mismatches further inside are not
+    gone then. If on every other diagonal the first 16 and the last 16 bases have two mismatches each, there is none,
+    and no other diagonal has fewer than four.
+    """
+    first, last, n = np.int64(-1), np.int64(-1), (length + 31) >> 5
+    for w in range(n):
+        if marks[w] != U(0):
+            first = 32 * w + (trailing_zeros(marks[w]) >> 1)
+            break
+    for w in range(n):
+        x = marks[w]
+        while x != U(0):
+            last = 32 * w + (trailing_zeros(x) >> 1)
+            x &= x - U(1)
+    if length < _PLAIN_LENGTH or place < 32 or last < _INNER or first >= length - _INNER:
+        return False
+    head = bases_at(words, offset * 32) & U(0xFFFFFFFF)
+    tail = bases_at(words, offset * 32 + length - 16) & U(0xFFFFFFFF)
+    for shift in range(-NEAR_BAND - 2, NEAR_BAND + 3):  # one end may leave the band's stretch by a gap of two
+        if shift != 0:
+            fewest = min(
+                differences16(reference, place + shift, head),
+                differences16(reference, place + shift + length - 16, tail),
+            )
+            if fewest < 2:
+                return False
+    return True
+
+
 @kernel(
     types.int64(
         types.int64[:, ::1], types.int64, READS_TYPE, TABLES_TYPE, _INTS32, _INTS32, _INTS32, _CIGARS, _INTS32, _INTS,
@@ -272,12 +312,16 @@ def _finish_simple(
     job_read: NDArray[np.int64],
     job_key: NDArray[np.int64],
 ) -> int:
-    """Finish reads with at most one mismatch inside their contig; list the others as jobs. Returns their number."""
+    """Finish reads without gaps and clips inside their contig; list the others as jobs. Returns their number."""
     contig_offset, contig_stop = tables.contig_offset, tables.contig_stop
     n_jobs = 0
     marks = np.empty(32, np.uint64)
     for r in range(2 * n_pairs):
         column = (r & 1) * MATE_COLUMNS
+        ahead = min(r + _AHEAD, 2 * n_pairs - 2 + (r & 1)) >> 1
+        if placed[ahead, column + PENALTY] != 0:
+            prefetch(tables.reference, placed[ahead, column + PLACE] >> 5)
+            prefetch(tables.reference, (placed[ahead, column + PLACE] >> 5) + 4)
         place = placed[r >> 1, column + PLACE]
         contigs[r], starts[r], score[r], n_cigar[r] = -1, -1, 0, 0
         if place < 0:
@@ -286,13 +330,16 @@ def _finish_simple(
         length = reads.length[r]
         contig = max(np.searchsorted(contig_offset, place + (length >> 1), "right") - 1, 0)
         inside = place >= contig_offset[contig] and place + length <= contig_stop[contig]
+        words = reads.reverse if strand else reads.forward
         n_mismatches = 99
         if inside and placed[r >> 1, column + PENALTY] == 0:  # the read is what stands there
             n_mismatches = 0
         elif inside:
-            words = reads.reverse if strand else reads.forward
             n_mismatches = mismatches_at(tables.reference, place, words, r * reads.words, length, marks)
-        if n_mismatches > 1:
+        plain = n_mismatches <= 1
+        if n_mismatches == 2 and placed[r >> 1, column + PENALTY] <= WIDE_FROM:
+            plain = _is_plain(tables.reference, place, words, r * reads.words, length, marks)
+        if not plain:
             job_read[n_jobs], job_key[n_jobs] = r, (place << 1) | strand
             n_jobs += 1
             continue

@@ -53,7 +53,7 @@ from megabolt.align.choose import (
     phred_of,
 )
 from megabolt.align.packed import INSERT_TYPE, LONGEST_INSERT, READS_TYPE, TABLES_TYPE, InsertSize, PackedReads, Tables
-from megabolt.align.table import COUNT_MASK, COUNT_SHIFT, PLACE_MASK, SEED, fetch, find, first_entry, seed_hash
+from megabolt.align.table import COUNT_MASK, COUNT_SHIFT, PLACE_MASK, SEED, fetch, find_all, first_entry, seed_hash
 from megabolt.align.verify import (
     GAP_EXTEND,
     GAP_OPEN,
@@ -63,7 +63,7 @@ from megabolt.align.verify import (
     likelihood_of,
     penalty_of_key,
 )
-from megabolt.compute.bits import U, prefetch
+from megabolt.compute.bits import U
 from megabolt.compute.jit import callee, kernel
 
 #: Seeds looked up per read; 5 or 6 settle 0.2 % more pairs at a higher cost.
@@ -93,27 +93,29 @@ def _ask(reads: Any, tables: Any, start: Any, stop: Any, chosen: Any, hashes: An
         n = reads.n_seeds[r]
         for k in range(LOOKED_UP):
             x = (k if k < n else -1) if n <= LOOKED_UP else (k * (n - 1)) // (LOOKED_UP - 1)
-            chosen[row, k] = -1
+            chosen[row, k], hashes[row * LOOKED_UP + k] = -1, 0
             if x >= 0:
                 chosen[row, k] = reads.seeds[U(r * reads.slots + x)]
-                hashes[row, k], strands[row, k] = seed_hash(reads, r, np.int64(chosen[row, k]))
-                wanted[n_wanted] = first_entry(tables, hashes[row, k])
+                hash_, strands[row, k] = seed_hash(reads, r, np.int64(chosen[row, k]))
+                hashes[row * LOOKED_UP + k] = hash_
+                wanted[n_wanted] = first_entry(tables, hash_)
                 n_wanted += 1
     fetch(tables.table, wanted, n_wanted)
 
 
 @callee
-def _find(tables: Any, start: Any, stop: Any, chosen: Any, hashes: Any, entries: Any) -> None:
+def _find(tables: Any, start: Any, stop: Any, hashes: Any, entries: Any, wanted: Any) -> None:
     """Entries of the seeds of some reads; the cache is asked for their lists."""
-    for r in range(start, stop):
-        row = r & _RING
-        for k in range(LOOKED_UP):
-            if chosen[row, k] >= 0:
-                entry = find(tables, hashes[row, k])
-                entries[row, k] = entry
-                count = (entry >> U(COUNT_SHIFT)) & COUNT_MASK
-                if count > U(1) and count <= U(LONGEST_LIST):
-                    prefetch(tables.lists, np.int64(entry & PLACE_MASK))
+    first = (start & _RING) * LOOKED_UP
+    last = first + (stop - start) * LOOKED_UP
+    find_all(tables, hashes, first, last, entries, wanted)
+    n_wanted = ZERO
+    for x in range(first, last):
+        count = (entries[x] >> U(COUNT_SHIFT)) & COUNT_MASK
+        if count > U(1) and count <= U(LONGEST_LIST):
+            wanted[n_wanted] = np.int64(entries[x] & PLACE_MASK)
+            n_wanted += 1
+    fetch(tables.lists, wanted, n_wanted)
 
 
 @callee
@@ -131,13 +133,14 @@ def _collect(
         position = np.int64(chosen[row, k])
         if position < 0:
             continue
-        count = np.int64((entries[row, k] >> U(COUNT_SHIFT)) & COUNT_MASK)
+        entry = entries[row * LOOKED_UP + k]
+        count = np.int64((entry >> U(COUNT_SHIFT)) & COUNT_MASK)
         if count > LONGEST_LIST or found + count > MOST_PLACES:
             continue
         if position >= last + SEED:
             sum_ += lightest_in_seed(reads, r, position)  # (1)
             last = position
-        payload = np.int64(entries[row, k] & PLACE_MASK)
+        payload = np.int64(entry & PLACE_MASK)
         for q in range(count):
             v = np.int64(tables.lists[U(payload + q)]) if count > 1 else payload
             strand = (v & 1) ^ strands[row, k]
@@ -325,9 +328,9 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
     out: int64 [n_pairs, N_COLUMNS], see `align/choose.py`.
     """
     chosen = np.empty((_RING + 1, LOOKED_UP), np.int64)
-    hashes = np.empty((_RING + 1, LOOKED_UP), np.uint64)
+    hashes = np.empty((_RING + 1) * LOOKED_UP, np.uint64)
     strands = np.empty((_RING + 1, LOOKED_UP), np.int64)
-    entries = np.empty((_RING + 1, LOOKED_UP), np.uint64)
+    entries = np.empty((_RING + 1) * LOOKED_UP, np.uint64)
     key = np.empty((_RING + 1, MOST_PLACES), np.int64)
     n_key, bound = np.zeros(_RING + 1, np.int64), np.zeros(_RING + 1, np.int64)
     room = (
@@ -339,7 +342,7 @@ def place_fast(reads: PackedReads, tables: Tables, insert: InsertSize, n_pairs: 
     _ask(reads, tables, ZERO, min(_GROUP, 2 * n_pairs), chosen, hashes, strands, wanted)
     for first in range(0, 2 * n_pairs, _GROUP):
         stop = min(first + _GROUP, 2 * n_pairs)
-        _find(tables, first, stop, chosen, hashes, entries)
+        _find(tables, first, stop, hashes, entries, wanted)
         n_wanted = ZERO
         for r in range(first, stop):
             n_wanted = _collect(

@@ -168,6 +168,32 @@ def find(tables: Any, hash_: Any) -> Any:
 
 
 @callee
+def find_all(tables: Any, hashes: Any, first: Any, stop: Any, entries: Any, late: Any) -> None:
+    """`find` for hashes[first:stop], of which the cache was asked for the home buckets.
+
+    One in eight has its entry, or the end of its chain, in the next bucket: the cache is asked for these together.
+    late: int64, room for their numbers.
+    """
+    table, n_buckets, n_late = tables.table, U(len(tables.table) // BUCKET), np.int64(0)
+    for x in range(first, stop):
+        home = bucket_of(hashes[U(x)], n_buckets)
+        start = np.int64(home * U(BUCKET))
+        empty = equal_mask8(table, start, U(0), U(0))
+        before = (empty & (U(0) - empty)) - U(1)  # as in `probe`
+        hits = equal_mask8(table, start, U(TAG_SHIFT), hashes[U(x)] & TAG_MASK) & before
+        entry = table[U(start + (trailing_zeros(hits) & (BUCKET - 1)))]
+        entries[U(x)] = entry
+        # An entry of count 0 is a marker: rare, like the seeds of crowded cores, and left to `find`.
+        if hits == U(0) or ((entry >> U(COUNT_SHIFT)) & COUNT_MASK) == U(0):
+            late[U(n_late)] = x
+            n_late += 1
+            if empty == U(0):
+                prefetch(table, np.int64(next_bucket(home, tables.range_buckets) * U(BUCKET)))
+    for i in range(n_late):
+        entries[U(late[U(i)])] = find(tables, hashes[U(late[U(i)])])
+
+
+@callee
 def find_core(tables: Any, hash_: Any, entries: Any) -> Any:
     """All entries of the core of a hash, whatever their flanks: uint64 [>= MOST_ENTRIES]. Returns their number.
 

@@ -27,6 +27,9 @@ MISMATCH_30, MISMATCH_20, MISMATCH_10, MISMATCH_0 = 34, 25, 17, 7
 GAP_OPEN, GAP_EXTEND = 41, 3
 
 _DB = -0.1 * math.log(10.0)
+#: More than a read can have, mismatches or dB. A loop that might end there is left as it stands: the compiler would
+#: make vectors of its five or so words, at twice the cost.
+_NEVER = 1 << 19
 
 
 @inline
@@ -54,6 +57,8 @@ def mismatches_at(reference: Any, place: Any, words: Any, offset: Any, length: A
             x &= (U(1) << U((length & 31) * 2)) - U(1)
         out[w] = x
         total += popcount(x)
+        if total > _NEVER:
+            break
         low = high
     return total
 
@@ -98,6 +103,8 @@ def penalty_at(reference: Any, place: Any, words: Any, classes: Any, offset: Any
             x &= (U(1) << U((length & 31) * 2)) - U(1)
         if x != U(0):
             total += weigh(x, classes[U(offset + w)])
+            if total > _NEVER:
+                break
         low = high
     return total
 
@@ -138,7 +145,7 @@ def lightest_in_seed(reads: Any, r: Any, position: Any) -> Any:
 
 
 @inline
-def _differences16(reference: Any, place: Any, sixteen: Any) -> Any:
+def differences16(reference: Any, place: Any, sixteen: Any) -> Any:
     """How many of 16 bases differ from the reference at a place."""
     x = bases_at(reference, place) ^ sixteen
     return popcount((x | (x >> U(1))) & U(0x55555555))
@@ -172,8 +179,8 @@ def penalty_with_gap(
     first16 = bases_at(words, offset * 32) & U(0xFFFFFFFF)
     last16 = bases_at(words, offset * 32 + length - 16) & U(0xFFFFFFFF)
     # One part lies here and the other there: each must fit at its own end of the read.
-    first_fits = _differences16(reference, place, first16) <= 2
-    last_fits = _differences16(reference, place + length - 16, last16) <= 2
+    first_fits = differences16(reference, place, first16) <= 2
+    last_fits = differences16(reference, place + length - 16, last16) <= 2
     if not (first_fits or last_fits):
         return best
     for gap in range(-longest, longest + 1):
@@ -181,8 +188,8 @@ def penalty_with_gap(
         if gap == 0 or gap_cost >= best:
             continue
         if not (
-            (last_fits and _differences16(reference, place + gap, first16) <= 1)
-            or (first_fits and _differences16(reference, place + gap + length - 16, last16) <= 1)
+            (last_fits and differences16(reference, place + gap, first16) <= 1)
+            or (first_fits and differences16(reference, place + gap + length - 16, last16) <= 1)
         ):
             continue
         mismatches_at(reference, place + gap, words, offset, length, there)
