@@ -55,8 +55,8 @@ NO_BASE_QUALITY = 2
 
 #: The low bit of each byte of a word.
 _BIT0 = U(0x0101010101010101)
-#: Pairs for which the cache is asked ahead for the reference.
-_AHEAD = 6
+#: Pairs for which the cache is asked together, ahead, for the reference: a power of two.
+_AHEAD = 16
 _TOO_SMALL, _NAME_TOO_LONG, _BAD_CIGAR, _BAD_EXTRA = 1, 2, 3, 4
 
 
@@ -772,6 +772,26 @@ def _put_places(
 
 
 @callee
+def _ask(
+    first: Any,
+    stop: Any,
+    n_mates: Any,
+    mapped: NDArray[np.uint8],
+    contig: NDArray[np.int32],
+    start: NDArray[np.int32],
+    contig_offset: NDArray[np.int64],
+    packed: NDArray[np.uint64],
+) -> None:
+    """Ask the cache for the places of some pairs, in a loop of its own: see `table.fetch`."""
+    for i in range(first, stop):
+        for r in range(2 * i, 2 * i + n_mates):
+            if mapped[np.uint64(r)] != 0 and contig[np.uint64(r)] >= 0:
+                word = (contig_offset[np.uint64(contig[np.uint64(r)])] + start[np.uint64(r)]) >> 5
+                prefetch(packed, np.int64(word))
+                prefetch(packed, np.int64(word + 5))
+
+
+@callee
 def _build_all(
     n_pairs: Any,
     n_mates: Any,
@@ -835,12 +855,8 @@ def _build_all(
     p = np.int64(0)
     n = np.int64(0)
     for i in range(n_pairs):
-        if i + _AHEAD < n_pairs:
-            for r in range(2 * (i + _AHEAD), 2 * (i + _AHEAD) + n_mates):
-                if mapped[r] != 0 and contig[r] >= 0:
-                    word = (contig_offset[np.uint64(contig[r])] + start[r]) >> 5
-                    prefetch(packed, np.int64(word))
-                    prefetch(packed, np.int64(word + 5))
+        if i & (_AHEAD - 1) == 0:
+            _ask(i + _AHEAD, min(i + 2 * _AHEAD, n_pairs), n_mates, mapped, contig, start, contig_offset, packed)
         for m in range(n_mates):
             r = 2 * i + m
             spans[m] = 0
