@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -176,15 +177,14 @@ class BgzfStream:
                 continue
             if self._cut:
                 task = self._cut.popleft()
-                spare = self._spare.popleft() if self._spare else None
                 number, self._n_sent = self._n_sent, self._n_sent + 1
                 if self._pool is not None:
-                    self._waiting.append(self._pool.submit(self._work, task, number, spare))
+                    self._waiting.append(self._pool.submit(self._work, task, number))
                     continue
                 future: Future[Looked] = Future()
                 self._waiting.append(future)
                 try:
-                    future.set_result(self._work(task, number, spare))
+                    future.set_result(self._work(task, number))
                 except InputFormatError as error:
                     future.set_exception(error)
             elif self._failure is not None:
@@ -195,7 +195,10 @@ class BgzfStream:
             else:
                 return
 
-    def _work(self, task: _Task, number: int, spare: NDArray[np.uint8] | None) -> Looked:
+    def _work(self, task: _Task, number: int) -> Looked:
+        spare: NDArray[np.uint8] | None = None
+        with suppress(IndexError):
+            spare = self._spare.pop()  # what was used last: a cache may hold it
         run = _inflate(task, self._front, self._path, spare)
         return Looked(run, number, None if self.look is None else self.look(run, number))
 

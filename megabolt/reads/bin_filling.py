@@ -23,7 +23,7 @@ from megabolt.reads.arena import BufferPool
 from megabolt.reads.bin_contents import BinContents, Slab
 from megabolt.reads.bin_kernels import CURSOR, START, assign, store
 from megabolt.reads.bin_layout import BinLayout
-from megabolt.reads.packing import PACKING_BYTES, pack_records, packed_room
+from megabolt.reads.packing import PACKING_BYTES, Packed, pack_records, packed_room
 
 #: What goes to scratch at once: at most this part of the arena, and not more than so many bytes.
 _RUN_SHARE = 32
@@ -63,12 +63,15 @@ class BinFiller:
         self._spilling = 0
         self._sealed = False
 
-    def add(self, chunk: RecordChunk) -> None:
+    def pack(self, data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Packed:
+        """See `BinStore.pack`."""
+        buffer = self._buffers.take(packed_room(offsets))
+        return Packed(buffer, pack_records(data, offsets, buffer))
+
+    def add(self, chunk: RecordChunk, early: Packed | None = None) -> None:
         """Copy a chunk's records into their bins. Raises as `BinStore.add`."""
         self._check(chunk)
-        plain = chunk.offsets[: chunk.n_records + 1]
-        buffer = self._buffers.take(packed_room(plain))
-        packed = pack_records(chunk.data, plain, buffer)
+        buffer, packed = early or self.pack(chunk.data, chunk.offsets[: chunk.n_records + 1])
         # [0]: addresses, [1]: keys; of the bin's own copy, and of that for the neighbour's halo (or -1)
         own = np.empty((2, chunk.n_records), np.int64)
         halo = np.empty((2, chunk.n_records), np.int64)

@@ -41,7 +41,7 @@ from megabolt.reads.bin_kernels import (
     weigh,
 )
 from megabolt.reads.bin_layout import BinBlock, BinLayout, Part, Region, slice_block
-from megabolt.reads.packing import NO_TAG, TAG_ALL, TAG_BYTES, TAG_OPTICAL, gather
+from megabolt.reads.packing import NO_TAG, TAG_ALL, TAG_BYTES, TAG_OPTICAL, Packed, gather
 from megabolt.reads.pieces import PieceFiller, SortedPart
 from megabolt.reads.scratch import SpillFile
 from megabolt.reads.sort_keys import sort_keys
@@ -150,8 +150,19 @@ class BinStore:
 
     # --- filling ---
 
-    def add(self, chunk: RecordChunk) -> None:
+    def pack(self, data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Packed:
+        """Records (int64 [n + 1]: where each begins in the uint8 data) as `add` takes them too: to pack them early,
+        while a core's cache holds them. Safe for threads, releases the GIL.
+        """
+        return self._filler.pack(data, offsets)
+
+    def add(self, chunk: RecordChunk, early: Packed | None = None) -> None:
         """Copy a chunk's records into the bins. Safe for threads.
+
+        Parameters
+        ----------
+        early
+            The records, from `pack`; `chunk.data` is not looked at then.
 
         Raises
         ------
@@ -160,7 +171,7 @@ class BinStore:
         OutputError
             Scratch cannot be written.
         """
-        self._filler.add(chunk)
+        self._filler.add(chunk, early)
 
     def seal(self, room: int = 0, threads: int = 1) -> None:
         """All records are in: leave `room` bytes of the budget to sorted blocks.

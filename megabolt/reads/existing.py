@@ -16,7 +16,7 @@ record, and 24 for each template, which go to scratch if there is some.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -45,8 +45,11 @@ from megabolt.reads.duplicates.templates import (
     ends_of_records,
     join_ends,
 )
+from megabolt.reads.packing import Packed
 from megabolt.reads.scratch import Frame
 
+#: See `ExistingReads.chunks`.
+Pack = Callable[[NDArray[np.uint8], NDArray[np.int64]], Packed]
 #: Picard's name for the library of read groups that tell none.
 UNKNOWN_LIBRARY = "Unknown Library"
 _NO_END = U(0xFFFFFFFFFFFFFFFF)
@@ -62,6 +65,7 @@ class _Prepared(NamedTuple):
     """A block and what could be found out without knowing the others."""
 
     block: RecordBlock
+    packed: Packed | None
     first_record: int
     key: NDArray[np.uint64]
     missing: NDArray[np.int8]
@@ -123,24 +127,34 @@ class ExistingReads:
         self._links = _Links(spill)
         self._others = np.zeros(len(self.libraries), np.int64)  # not yet in any template's count
 
-    def chunks(self) -> Iterator[tuple[RecordChunk, Templates]]:
+    def chunks(self, pack: Pack | None = None) -> Iterator[tuple[RecordChunk, Templates, Packed | None]]:
         """The file, once, piece by piece: its records, and the templates that are complete with them.
 
         The last chunk has no records: its templates are those of reads whose mates never came. A chunk's memory is
         the caller's until `give_back`. Chunks may go into the bins, templates into the finder, in any order and from
         any thread.
+
+        Parameters
+        ----------
+        pack
+            `BinStore.pack`: what it makes of the records comes third, and the chunk is without them. The threads that
+            inflate call it, while their cores have the records in the cache.
         """
-        for _, prepared in self._file.looked(self._prepare):
+
+        def prepare(block: RecordBlock, first_record: int) -> _Prepared:
+            return self._prepare(block, first_record, pack)
+
+        for _, prepared in self._file.looked(prepare):
             templates = self._take(prepared)
-            yield self._chunk(prepared, templates.n), templates
+            yield self._chunk(prepared, templates.n), templates, prepared.packed
         last = self._take_lonely()
         nothing = RecordChunk.allocate(0)
         nothing.first_pair, nothing.n_pairs = self.n_records, 0
-        yield nothing, last
+        yield nothing, last, None
 
     def give_back(self, chunk: RecordChunk) -> None:
         """The records have been copied: let their memory be used again."""
-        if chunk.n_records:
+        if len(chunk.data):
             self._file.give_back(RecordBlock(chunk.data, chunk.offsets))
 
     def spread(self, flags: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -169,12 +183,17 @@ class ExistingReads:
     ) -> None:
         self.close()
 
-    def _prepare(self, block: RecordBlock, first_record: int) -> _Prepared:
+    def _prepare(self, block: RecordBlock, first_record: int, pack: Pack | None) -> _Prepared:
         facts = self._describer.describe(block, first_record)
         key, missing = np.empty(block.n, np.uint64), np.empty(block.n, np.int8)
         _keys_and_flags(block.data, block.offsets, key, missing)
         ends = ends_of_records(block, self._offsets, want_umi=self._want_umi, duplex=self._duplex)
-        return _Prepared(block, first_record, key, missing, facts, ends)
+        packed = None
+        if pack is not None:
+            packed = pack(block.data, block.offsets)
+            self._file.give_back(block)
+            block = RecordBlock(np.zeros(0, np.uint8), block.offsets)
+        return _Prepared(block, packed, first_record, key, missing, facts, ends)
 
     def _chunk(self, prepared: _Prepared, n_templates: int) -> RecordChunk:
         n = prepared.block.n

@@ -20,7 +20,7 @@ that, for the qualities of some instruments hardly have runs.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,13 @@ if (_SOURCE_SHIFT, _ORDINAL_BITS) != (bin_kernels.SOURCE_SHIFT, bin_kernels.ORDI
 _SOURCE_MASK = (1 << _SOURCE_SHIFT) - 1
 _ORDINAL_MASK = U((1 << _ORDINAL_BITS) - 1)
 _LOW = U(0x1111111111111111)
+
+
+class Packed(NamedTuple):
+    """Packed records: uint8, which may have room behind; int64 [n + 1], where each begins."""
+
+    data: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
 
 
 def pack_records(data: NDArray[np.uint8], offsets: NDArray[np.int64], out: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 
+import numpy as np
+from numpy.typing import NDArray
+
 from megabolt.align.record import RecordChunk
 from megabolt.reads.bins import BinStore
 from megabolt.reads.duplicates.finder import DuplicateFinder
 from megabolt.reads.duplicates.templates import Templates
 from megabolt.reads.existing import ExistingReads
+from megabolt.reads.packing import Packed
 from megabolt.workflow.clock import Clock
 from megabolt.workflow.ordered import in_order, worker_pool
 
@@ -41,17 +45,20 @@ def take_records(
         Told the number of records done.
     """
 
-    def take(task: tuple[RecordChunk, Templates]) -> int:
-        chunk, templates = task
+    def take(task: tuple[RecordChunk, Templates, Packed | None]) -> int:
+        chunk, templates, packed = task
         with clock.work("duplicates"):
             finder.add(templates)
         with clock.work("bins"):
-            store.add(chunk)
-        source.give_back(chunk)
+            store.add(chunk, packed)
         return chunk.n_records
 
+    def pack(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Packed:
+        with clock.work("bins"):
+            return store.pack(data, offsets)
+
     n_records = 0
-    with closing(source.chunks()) as chunks, worker_pool(threads) as pool:  # type: ignore[type-var]
+    with closing(source.chunks(pack)) as chunks, worker_pool(threads) as pool:  # type: ignore[type-var]
         for done in in_order(pool, take, chunks, threads):
             n_records += done
             if say is not None:

@@ -137,7 +137,7 @@ def test_as_picard_marks_them(options: DuplicateOptions, arguments: list[str], t
     permit = authorize("S1", "test", open_data="test suite: simulated reads", audit_log=tmp_path / "audit.jsonl")
     reads = ExistingReads(bam, permit, want_umi=options.umi, duplex=options.duplex)
     finder = DuplicateFinder(reads.libraries, options)
-    for chunk, templates in reads.chunks():
+    for chunk, templates, _ in reads.chunks():
         finder.add(templates)
         reads.give_back(chunk)
     found = finder.resolve(2)

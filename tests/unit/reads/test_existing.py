@@ -151,7 +151,7 @@ def expected_flags(segments: Segments) -> list[bool]:
 def marked_by_us(path: Path, permit: Permit, **options: Any) -> tuple[list[bool], Duplicates, ExistingReads]:
     with ExistingReads(path, permit, **options) as reads:
         finder = DuplicateFinder(reads.libraries)
-        for chunk, templates in reads.chunks():
+        for chunk, templates, _ in reads.chunks():
             finder.add(templates)
             reads.give_back(chunk)
     found = finder.resolve()
@@ -188,7 +188,8 @@ def test_reads_that_wait_over_many_pieces_and_scratch(tmp_path: Path, permit: Pe
         assert spill.n_bytes > 0
 
 
-def test_records_go_through_the_bins_unchanged(tmp_path: Path, permit: Permit) -> None:
+@pytest.mark.parametrize("early", [False, True], ids=["packed in the bins", "packed early"])
+def test_records_go_through_the_bins_unchanged(tmp_path: Path, permit: Permit, early: bool) -> None:
     segments = ordered(make_segments(2000), "random")
     segments[7].reference_start = -1  # a contig but no place: sorted to the contig's start
     path = write(tmp_path / "x.bam", segments)
@@ -196,9 +197,10 @@ def test_records_go_through_the_bins_unchanged(tmp_path: Path, permit: Permit) -
     store = BinStore([one.length for one in reads.header.contigs], 1 << 26, ordinal_shift=0)
     finder = DuplicateFinder(reads.libraries)
     n_placed = 0
-    for chunk, templates in reads.chunks():
+    for chunk, templates, packed in reads.chunks(store.pack if early else None):
         n_placed += int((chunk.key[: chunk.n_records] != UNPLACED).sum())
-        store.add(chunk)
+        assert (packed is not None) == (early and chunk.n_records > 0)
+        store.add(chunk, packed)
         finder.add(templates)
         reads.give_back(chunk)
     reads.close()
