@@ -204,6 +204,7 @@ def _allele(trace: Trace, chunk: _Chunk, reference: Reference, event: Event, rea
     view = AlleleView(
         event, start, ref, alt, *_parted(reads), counted=counted, depth=depth, candidate=c,
         sources=_sources(chunk, c) if c >= 0 else (), window=window, log10_prior=_prior(trace, c, event),
+        reach=reach(event, chunk),
     )  # fmt: skip
     if c < 0:
         return view

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 #: Where reads of a window may begin or end beyond it, as `haplotypes.reads_of_windows` has it.
 _TOUCH = 3
-#: Genotypes of a window that are shown.
-_BEST_GENOTYPES = 6
 
 
 def event_of_candidate(chunk: _Chunk, c: int) -> Event:
@@ -74,11 +72,11 @@ def window_view(trace: Trace, chunk: _Chunk, w: int) -> WindowView:
 def _genotypes(
     copies: Sequence[tuple[int, ...]], likelihood: NDArray[np.float64], prior: NDArray[np.float64]
 ) -> tuple[GenotypeView, ...]:
-    """The likeliest genotypes, best first."""
+    """Genotypes, best first."""
     posterior = likelihood + prior
     shares = 10 ** (posterior - posterior.max())
     shares /= shares.sum()
-    best = np.argsort(-posterior, kind="stable")[:_BEST_GENOTYPES].tolist()
+    best = np.argsort(-posterior, kind="stable").tolist()
     top = likelihood.max()
     return tuple(
         GenotypeView(copies[g], float(likelihood[g] - top), float(prior[g]), float(shares[g])) for g in best

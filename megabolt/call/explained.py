@@ -66,6 +66,7 @@ class AlleleView:
     log10_prior: float = 0.0
     record: VcfRecord | None = None
     written: bool = False
+    reach: tuple[int, int] = (0, 0)  # contig coordinates over which it could stand
     allele: int = 0  # its number in the record
 
     @property

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from megabolt.call.evidence import SNP
-from megabolt.call.explained import AlleleView, Explanation, WindowView
+from megabolt.call.explained import AlleleView, Explanation, GenotypeView, WindowView
 from megabolt.call.mixture import MIN_SHARE
-from megabolt.call.ploidy import genotypes_of
 from megabolt.call.site_reads import SiteRead
 from megabolt.formats.vcf import VcfRecord
 
 #: Weights of reads (Phred) below this are worth a word.
 _LIGHT = 20
+#: An indel that could stand over so many bases is hard to see in reads that end there.
+_LONG = 12
+#: Reasons that are counted as such; of others there are "3 with ..".
+_NOUNS = ("duplicate", "secondary alignment", "supplementary alignment")
 
 
 class Step(enum.Enum):
@@ -60,8 +63,14 @@ def shortened(bases: str) -> str:
 
 
 def by_reason(reads: tuple[SiteRead, ...]) -> str:
-    """3 duplicate, 2 MAPQ below 5"""
-    return ", ".join(f"{n} {why}" for why, n in Counter(read.why for read in reads).most_common())
+    """3 duplicates, 2 with MAPQ below 5"""
+    return ", ".join(_reason(n, why) for why, n in Counter(read.why for read in reads).most_common())
+
+
+def _reason(n: int, why: str) -> str:
+    if why in _NOUNS:
+        return _plural(n, why)
+    return f"{n} with {why}" if why.startswith(("MAPQ", "no ")) else f"{n} {why}"
 
 
 def fate_of(found: Explanation, allele: AlleleView) -> Fate:
@@ -91,30 +100,43 @@ def _plural(n: int, word: str) -> str:
 
 def _no_candidate(found: Explanation, allele: AlleleView) -> Fate:
     left_out = (
-        f"{_plural(len(allele.left_out), 'read')} that {_verb(allele.left_out)} it"
+        f"{_plural(len(allele.left_out), 'read')} that {_shows(len(allele.left_out))} it"
         f" {'is' if len(allele.left_out) == 1 else 'are'} left out ({by_reason(allele.left_out)})"
     )
     if not allele.used and allele.counted == 0:
-        if not allele.left_out:
-            return Fate(Step.NOT_SHOWN, "No read that reaches the site shows it.")
-        return Fate(Step.LEFT_OUT, f"No read that the caller may use shows it; {left_out}.")
+        if allele.left_out:
+            return Fate(Step.LEFT_OUT, f"No read that the caller may use shows it; {left_out}.")
+        n = sum(not read.why for read in found.reads)
+        words = f"None of the {_plural(n, 'usable read')} over the site shows it." if n else "No usable read is here."
+        return Fate(Step.NOT_SHOWN, words + _spanning(found, allele))
     options, is_snp = found.options, allele.event is not None and allele.event[2] == SNP
     fraction, setting = (
         (options.min_snp_fraction, "min_snp_fraction") if is_snp else (options.min_indel_fraction, "min_indel_fraction")
     )
     share = allele.counted / max(1, allele.depth)
-    what = f"base quality {options.min_base_quality} or more" if is_snp else "it between aligned bases"
-    words = f"{_plural(allele.counted, 'usable read')} with {what} at a depth of {allele.depth} ({share:.1%})"
+    words = f"{_plural(allele.counted, 'usable read')} {_shows(allele.counted)} it"
+    words += f" with base quality {options.min_base_quality} or more" if is_snp else ""
     weak = sum(0 <= r.trusted < options.min_base_quality for r in allele.used) if is_snp else 0
-    words += f", {weak} more with lower base quality or with a mate that disagrees" if weak else ""
-    words += f"; a candidate needs 2 reads and {fraction:.0%} of the depth ({setting})."
+    words += f" ({weak} more with less, or with a mate that disagrees)" if weak else ""
+    words += f", {share:.1%} of a depth of {allele.depth}; a candidate needs 2 reads and {fraction:.0%} ({setting})."
     if allele.counted >= 2 and share >= fraction:
         words += " Those limits are met: its reads were not taken for one allele, as they differ among themselves."
-    return Fate(Step.NO_CANDIDATE, words + (f" {left_out[:1].upper()}{left_out[1:]}." if allele.left_out else ""))
+    words += f" {left_out[:1].upper()}{left_out[1:]}." if allele.left_out else ""
+    return Fate(Step.NO_CANDIDATE, words + _spanning(found, allele))
 
 
-def _verb(reads: tuple[SiteRead, ...]) -> str:
-    return "shows" if len(reads) == 1 else "show"
+def _spanning(found: Explanation, allele: AlleleView) -> str:
+    """How many reads could tell the length of the stretch over which an indel could stand, where that is long."""
+    low, high = allele.reach
+    if high - low < _LONG:
+        return ""
+    used = [read for read in found.reads if not read.why]
+    n = sum(read.start <= low and read.stop >= high for read in used)
+    return f" {n} of {_plural(len(used), 'usable read')} span the whole of {low + 1}-{high}, over which it could stand."
+
+
+def _shows(n: int) -> str:
+    return "shows" if n == 1 else "show"
 
 
 def _called(found: Explanation, allele: AlleleView, record: VcfRecord) -> Fate:
@@ -159,7 +181,7 @@ def _lost_in_window(found: Explanation, allele: AlleleView) -> Fate:
             n = sum(one.combined for one in window.haplotypes)
             words = f"It is on {len(tried)} of {len(window.haplotypes)} haplotypes, but not on the {n} that fit best."
             return Fate(Step.NOT_COMBINED, words)
-    return Fate(Step.LESS_LIKELY, _less_likely(allele))
+    return Fate(Step.LESS_LIKELY, _less_likely(found, allele, window))
 
 
 def _why_not_scored(found: Explanation, window: WindowView) -> str:
@@ -172,25 +194,33 @@ def _why_not_scored(found: Explanation, window: WindowView) -> str:
     return f"No read has enough bases in its window of {window.stop - window.start} bases."
 
 
-def _less_likely(allele: AlleleView) -> str:
-    record = allele.record
-    if record is None or "PL" not in record.genotype:
-        return "Genotypes without it explain the reads better."
-    levels = [int(value) for value in record.genotype["PL"]]
-    copies = str(record.genotype["GT"]).replace("|", "/").split("/")
-    genotypes = genotypes_of(len(record.alts) + 1, len(copies))
-    holding = min(pl for pl, genotype in zip(levels, genotypes) if allele.allele in genotype)
-    others = min(pl for pl, genotype in zip(levels, genotypes) if allele.allele not in genotype)
-    called = f"{'/'.join(copies)} is called instead"
-    if holding > others:
-        words = f"The reads fit genotypes without it better (likelihoods differ by {holding - others} Phred); {called}."
+def _less_likely(found: Explanation, allele: AlleleView, window: WindowView) -> str:
+    """The best genotype with the allele beside the best one without: what the reads say, what the prior says."""
+    called = f"{allele.record.genotype['GT']} is called instead" if allele.record is not None else "it is not called"
+    holding = next((one for one in window.genotypes if _holds(window, one, allele)), None)
+    others = next((one for one in window.genotypes if not _holds(window, one, allele)), None)
+    if holding is None or others is None:
+        return f"Genotypes without it explain the reads better; {called}."
+    reads = 10 * (holding.log10_likelihood - others.log10_likelihood)
+    prior = 10 * (others.log10_prior - holding.log10_prior)
+    if reads < 0:
+        words = f"The reads fit the best genotype without it better, by {-reads:.1f} Phred"
+        words += f", and the prior is against it by {prior:.0f} Phred" if prior > 0 else ""
+    elif reads < prior:
+        words = f"The reads favour it by {reads:.1f} Phred, but the prior is against it by {prior:.0f} Phred"
     else:
-        prior = -10 * allele.log10_prior
-        words = (
-            f"The reads favour it by {others - holding} Phred, less than the {prior:.0f} Phred that the prior of such"
-            f" an allele asks for (1 in {10**-allele.log10_prior:,.0f}); {called}."
-        )
-    return words + _weight_of(allele)
+        words = f"The best genotype holds it, but all those without it together are likelier (QUAL {_qual(allele):.1f})"
+    return f"{words}; {called}.{_weight_of(allele)}{_spanning(found, allele)}"
+
+
+def _qual(allele: AlleleView) -> float:
+    return (allele.record.qual if allele.record is not None else None) or 0.0
+
+
+def _holds(window: WindowView, genotype: GenotypeView, allele: AlleleView) -> bool:
+    if window.isolated:
+        return any(genotype.copies)
+    return any(allele.event in window.haplotypes[copy].events for copy in genotype.copies)
 
 
 def _weight_of(allele: AlleleView) -> str:

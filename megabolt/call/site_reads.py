@@ -39,7 +39,7 @@ _FLAGS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SiteRead:
     """A record that overlaps the site.
 

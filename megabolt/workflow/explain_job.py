@@ -140,7 +140,7 @@ def _called(
         block = fetch(contig, max(0, start - HALO), stop + HALO)
         trace = Trace()
         call_chunk(block, genome, contig, start, stop, replace(options, regions=regions), trace=trace)
-        if start == 0 or site < start or not decided_before(trace, site):
+        if start == 0 or not decided_before(trace, site):
             return trace, block
         start -= CHUNK_BASES
 

@@ -7,7 +7,8 @@ In: `Explanation`. Out: the text of the page. Drawings are inline SVG; there is 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,9 +104,11 @@ def _drawing(found: Explanation) -> str:
             y += _ROW + 2
             parts.append(_haplotype(found, window, number, haplotype, canvas, y))
     y += _ROW
-    for row in _rows(found.reads, canvas):
-        parts += [_read(found, read, canvas, y) for read in row]
-        y += _ROW
+    for group in _groups(found):
+        for read in group:
+            parts.append(_read(found, read, canvas, y))
+            y += _ROW
+        y += _ROW // 2
     height = y + _MARGIN
     behind = "".join(
         _box(canvas, one.start, one.stop, height, "#dfeaf8", "its window") for one in found.windows[:1]
@@ -170,11 +173,21 @@ def _haplotype(found: Explanation, window: WindowView, number: int, one: Haploty
     return f"<g>{''.join(parts)}</g>"
 
 
-def _rows(reads: Sequence[SiteRead], canvas: _Canvas) -> Iterator[list[SiteRead]]:
-    """One row a read: all overlap the site. Used ones first; what differs at the site comes first among them."""
-    ordered = sorted(reads, key=lambda read: (bool(read.why), not read.indels, read.base, read.start, read.name))
-    for read in ordered[:MAX_READS]:
-        yield [read]
+def _groups(found: Explanation) -> Iterator[list[SiteRead]]:
+    """Reads by allele, the reference's last, then those that are left out; `MAX_READS` of them in all."""
+    order = dict.fromkeys(found.reads, -1)
+    for number, allele in enumerate(found.alleles):
+        for read in (*allele.used, *allele.left_out):
+            if order[read] < 0 or allele.event is None:
+                order[read] = number or len(found.alleles)
+    last = len(found.alleles) + 1
+
+    def group(read: SiteRead) -> tuple[bool, int]:
+        return bool(read.why), order[read] if order[read] > 0 else last
+
+    ordered = sorted(found.reads, key=lambda read: (*group(read), read.start, read.name))
+    for _, members in itertools.groupby(ordered[:MAX_READS], key=group):
+        yield list(members)
 
 
 def _read(found: Explanation, read: SiteRead, canvas: _Canvas, y: int) -> str:
@@ -217,11 +230,12 @@ def _mismatches(
 
 
 def _base(base: str, x: int, y: int, quality: int) -> str:
-    opacity = max(0.25, min(1.0, quality / 30))
+    opacity = max(0.2, min(1.0, quality / 30))
+    letter = "#ffffff" if opacity > 0.6 else "#1c2430"
     return (
         f'<rect x="{x}" y="{y - _ROW + 3}" width="{_COLUMN}" height="{_ROW - 3}" fill="{_COLOURS[base]}"'
         f' fill-opacity="{opacity:.2f}"/>'
-        f'<text x="{x + _COLUMN // 2}" y="{y}" text-anchor="middle" fill="#ffffff">{base}</text>'
+        f'<text x="{x + _COLUMN // 2}" y="{y}" text-anchor="middle" fill="{letter}">{base}</text>'
     )
 
 

@@ -20,6 +20,8 @@ from megabolt.formats.vcf import VcfRecord
 
 #: Haplotypes shown of a window.
 _HAPLOTYPES = 12
+#: Genotypes of a window that are shown.
+_GENOTYPES = 6
 #: Sentences are folded here.
 _WIDTH = 110
 #: Tandem repeats of so many bases are worth a word.
@@ -52,7 +54,7 @@ def text_of(found: Explanation, sample: str) -> str:
         parts += ["", f"{first.upper()} {rest}".rstrip()]
         for line in section.lines:
             parts += (
-                [line]
+                [f"  {line}"]
                 if section.title == "Records"
                 else wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="    ")
             )
@@ -106,8 +108,9 @@ def _reads(found: Explanation) -> Section:
     pairs = [(read, other) for read in used for other in used if read.mate == other.index > read.index >= 0]
     if pairs:
         differ = sum(a.base >= 0 and b.base >= 0 and a.base != b.base for a, b in pairs)
-        words = f"{_plural(len(pairs), 'pair')} of mates overlap here: one observation each; agreeing bases count as"
-        lines.append(f"{words} Q{found.options.overlap_quality} at most, {differ} disagree (Q0).")
+        words = f"{_plural(len(pairs), 'pair')} of mates {'overlaps' if len(pairs) == 1 else 'overlap'} here: one"
+        words += f" observation each; agreeing bases count as Q{found.options.overlap_quality} at most"
+        lines.append(words + (f", {differ} disagree (Q0)." if differ else "."))
     rows = [_allele_row(found, allele) for allele in found.alleles[:1]]
     chosen = shown_alleles(found)
     rows += [_allele_row(found, allele) for allele in chosen]
@@ -239,9 +242,10 @@ def _window(found: Explanation, window: WindowView) -> list[Section]:
 
 def _why_so_wide(found: Explanation, window: WindowView) -> str:
     options = found.options
-    words = f"{_plural(len(window.candidates), 'candidate')} no further than {options.window_gap} bases apart"
+    n = len(window.candidates)
+    words = _plural(n, "candidate") + f" no further than {options.window_gap} bases apart" * (n > 1)
     if any(event[2] != 0 for event in window.candidates):
-        words += ", each with the stretch over which its indel could stand"
+        words += ", with the stretch over which " + ("the indel could stand" if n == 1 else "each indel could stand")
     widened = max(window.start - window.read_start, window.read_stop - window.stop) - options.pad
     if widened > 0:
         words += f"; {widened} bases of pad more than {options.pad}, so that its edges are outside tandem repeats"
@@ -303,7 +307,7 @@ def _genotype_rows(window: WindowView, between: str) -> tuple[tuple[str, ...], .
             f"{one.log10_prior:.2f}",
             f"{one.share:.4%}",
         )
-        for one in window.genotypes
+        for one in window.genotypes[:_GENOTYPES]
         if one.share > 1e-12 or one is window.genotypes[0] or one is window.genotypes[1]
     )
 

@@ -106,7 +106,10 @@ def test_reads_of_low_mapq_are_named() -> None:
     found = traced(make_block(reads), 1500)
     allele, fate = only(found)
     assert fate.step is Step.LEFT_OUT
-    assert f"{len(allele.left_out)} reads that show it are left out ({len(allele.left_out)} MAPQ below 5)" in fate.words
+    assert (
+        f"{len(allele.left_out)} reads that show it are left out ({len(allele.left_out)} with MAPQ below 5)"
+        in fate.words
+    )
     assert found.left_out() == {"MAPQ below 5": 20}
     assert found.windows == ()
 
@@ -133,8 +136,8 @@ def test_too_few_reads_for_a_candidate() -> None:
     allele, fate = only(traced(make_block(reads), 1500))
     assert fate.step is Step.NO_CANDIDATE
     assert (allele.counted, allele.candidate) == (2, -1)
-    assert f"2 usable reads with base quality 10 or more at a depth of {allele.depth}" in fate.words
-    assert "10% of the depth (min_snp_fraction)" in fate.words
+    assert "2 usable reads show it with base quality 10 or more" in fate.words
+    assert f"% of a depth of {allele.depth}; a candidate needs 2 reads and 10% (min_snp_fraction)" in fate.words
 
 
 def test_bases_of_low_quality_are_named() -> None:
@@ -143,7 +146,7 @@ def test_bases_of_low_quality_are_named() -> None:
     allele, fate = only(traced(make_block(reads), 1500))
     assert fate.step is Step.NO_CANDIDATE
     assert (allele.counted, len(allele.used)) == (0, 10)
-    assert "10 more with lower base quality" in fate.words
+    assert "(10 more with less, or with a mate that disagrees)" in fate.words
 
 
 def test_mates_that_disagree_are_worth_nothing() -> None:
@@ -236,7 +239,7 @@ def test_a_known_allele_is_a_candidate_without_reads() -> None:
     allele, fate = only(found)
     assert (allele.sources, allele.written, allele.called) == (("known",), True, False)
     assert fate.step is Step.LESS_LIKELY
-    assert "fit genotypes without it better" in fate.words
+    assert "fit the best genotype without it better, by" in fate.words
 
 
 def test_an_assembled_event_says_so() -> None:

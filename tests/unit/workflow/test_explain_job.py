@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import resource
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import pysam
 import pytest
 
 from megabolt.align.index import build_index
+from megabolt.call.engine import CallOptions
 from megabolt.cli.main import main
 from megabolt.errors import UsageError
-from megabolt.testing.records import random_reference
+from megabolt.testing.records import TextReference, make_block, random_reference, reads_of_haplotype
+from megabolt.workflow import explain_job
 from megabolt.workflow.explain_job import SiteQuestion, read_question, run_explain
 from megabolt.workflow.germline import run_call
 
@@ -219,6 +222,34 @@ def test_nothing_is_opened_without_a_declaration(
     assert "--open-data" in captured.err
     assert not (tmp_path / "p.html").exists()
     assert (tmp_path / "log").read_text().count('"refuse"') == 1
+
+
+def test_a_full_disk_leaves_no_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, log = tmp_path / "p.html", tmp_path / "log"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, before[1]))
+    try:
+        code = main(command(folder, "chr1:201", "--html", str(page), "--audit-log", str(log)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    message = capsys.readouterr()
+    assert (code, message.out) == (1, "")
+    assert "too large" in message.err
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_the_chunk_that_decides_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeat that lies across the border of two chunks belongs to the one it begins in."""
+    text = random_reference(3000, 7)
+    text = text[:1000] + "AC" * 12 + "T" + text[1025:]
+    reads = reads_of_haplotype(text, [(999, text[999:1004], text[999])], depth=20)
+    block, reference = make_block(reads), TextReference({"c": text})
+    monkeypatch.setattr(explain_job, "CHUNK_BASES", 1010)
+    for site, start in ((1015, 0), (1200, 1010), (900, 0)):
+        trace, _ = explain_job._called(lambda *_: block, reference, 0, site, CallOptions())
+        assert trace.chunk is not None
+        assert trace.chunk.start == start
+        assert [r.start for r in trace.records] == ([999] if start == 0 else [])
 
 
 def test_damaged_and_foreign_files(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
