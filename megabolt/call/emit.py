@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from megabolt.call.candidates import Candidates
 from megabolt.call.evidence import SNP
 from megabolt.call.filters import Thresholds, filter_names, fisher_strand
-from megabolt.call.genotype import Genotypes, summarise_site
+from megabolt.call.genotype import Genotypes, sum_genotypes, summarise_site
 from megabolt.call.haplotypes import Haplotypes
 from megabolt.call.isolated import SnpCalls
 from megabolt.call.phasing import phase_sets
@@ -46,7 +46,7 @@ class EmitContext:
     origin: contig position of local position 0. ref: uint8 codes of the reference segment.
     fragments: int32, template depth. min_qual: QUAL below this is not written. thresholds: of the filters.
     gvcf: add <NON_REF>. forced: numbers of candidates that are written in any case.
-    snp_prior, indel_prior: log10. ploidy: copies of the genome.
+    snp_prior: log10. ploidy: copies of the genome.
     """
 
     contig: str
@@ -57,7 +57,6 @@ class EmitContext:
     thresholds: Thresholds
     gvcf: bool
     snp_prior: float
-    indel_prior: float
     ploidy: int = DIPLOID
     forced: frozenset[int] = frozenset()
 
@@ -360,16 +359,18 @@ def _site_call(
         genotypes.strand[row_at : row_at + rows], ploidy, n, rows, alleles, n_alleles, log10_genotype, support, spare,
     )  # fmt: skip
     called = sorted(next((a for a, bit in enumerate(bits, 1) if mask >> bit & 1), 0) for mask in copies)
+    log10_prior = np.empty(len(log10_genotype))
+    sum_genotypes(genotypes.prior[at : at + n_genotypes(n, ploidy)], ploidy, n, alleles, n_alleles, log10_prior)
+    # no pair of haplotypes gives such a genotype: it stays impossible
+    log10_prior[log10_genotype < -1e299] = 0
     start, ref, alts = site_alleles([members[b] for b in bits], candidates, context.ref)
-    is_snp = int(candidates.kind[members[bits[0]]]) == SNP
-    prior = context.snp_prior if is_snp else context.indel_prior
     return SiteCall(
         start=start,
         ref=ref,
         alts=alts,
         genotype=tuple(called),
         log10_genotype=log10_genotype.tolist(),
-        log10_prior=genotype_priors([prior] * len(bits), ploidy),
+        log10_prior=log10_prior.tolist(),
         support=support.tolist(),
         log10_spare=spare.tolist(),
         mapq=float(genotypes.mapq[k]),

@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from megabolt.call.assembly import add_assembled, assemble_sites
 from megabolt.call.candidates import Candidates, find_candidates
 from megabolt.call.emit import EmitContext, pileup_records, window_records
-from megabolt.call.evidence import SNP, Evidence, collect_evidence
+from megabolt.call.evidence import Evidence, collect_evidence
 from megabolt.call.filters import Thresholds
 from megabolt.call.genotype import genotype_windows
 from megabolt.call.haplotypes import enumerate_haplotypes, reads_of_windows
 from megabolt.call.indel_errors import learn_open_table
+from megabolt.call.indel_priors import log10_event_priors
 from megabolt.call.isolated import pileup_snps
 from megabolt.call.known import Alleles
 from megabolt.call.likelihood import score_windows
@@ -51,8 +52,6 @@ from megabolt.formats.vcf import VcfRecord
 MARGIN = 2048
 #: Windows that begin this far before a gVCF chunk may still cover its first bases with a record.
 _LOOK_BACK = 900
-#: However unstable a repeat is, an indel in it is not taken for granted.
-MAX_INDEL_PRIOR = 0.02
 DEFAULT_THRESHOLDS = Thresholds()
 #: Positions whose records are made at once.
 _SITES_AT_ONCE = 4096
@@ -91,8 +90,6 @@ class CallOptions:
     snp_prior, indel_prior, further_prior, same_site_prior
         P(a copy differs so from the reference); of each further event in a window; of a second allele of an indel
         site.
-    repeat_prior
-        Repeat units and the factor by which the indel prior grows with them, interpolated.
     min_qual
         Calls below are not written.
     thresholds
@@ -131,7 +128,6 @@ class CallOptions:
     indel_prior: float = 1e-4
     further_prior: float = 1e-2
     same_site_prior: float = 1e-1
-    repeat_prior: tuple[tuple[int, ...], tuple[int, ...]] = ((3, 4, 7, 8, 13, 14), (1, 10, 10, 50, 50, 150))
     min_qual: float = 3.0
     thresholds: Thresholds = DEFAULT_THRESHOLDS
     gq_bands: tuple[int, ...] = (0, 5, 10, 20, 30, 40, 50, 60, 99)
@@ -178,6 +174,7 @@ class _Chunk:
     forced: frozenset[int]
     windows: Windows
     open_by_tract: NDArray[np.float64] | None
+    log10_event: NDArray[np.float64]
     trace: Trace | None = None
 
 
@@ -228,7 +225,6 @@ def call_chunk(
         thresholds=options.thresholds,
         gvcf=gvcf,
         snp_prior=float(np.log10(options.snp_prior)),
-        indel_prior=float(np.log10(options.indel_prior)),
         forced=chunk.forced,
     )
     called, stats = _call_mixture(chunk, context) if mixed else _call_copies(chunk, context, options, gvcf or all_sites)
@@ -337,6 +333,7 @@ def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: in
         forced,
         windows,
         table,
+        log10_event_priors(candidates, period, tract, snp_prior=options.snp_prior, indel_prior=options.indel_prior),
     )
 
 
@@ -381,14 +378,14 @@ def _call_complex(
         chunk.windows, which, window_reads, haplotypes, chunk.reads, backend=options.backend,
         open_by_tract=chunk.open_by_tract,
     )  # fmt: skip
-    log10_event = _log10_event_priors(chunk, options)
     genotypes = genotype_windows(
         chunk.windows, which, chunk.candidates, chunk.reads, haplotypes, likelihoods,
-        log10_event=log10_event, further_prior=options.further_prior,
+        log10_event=chunk.log10_event, further_prior=options.further_prior,
         same_site_prior=options.same_site_prior, ploidy=context.ploidy,
     )  # fmt: skip
     if chunk.trace is not None:
-        chunk.trace.scored.append(Scored(which, window_reads, haplotypes, likelihoods, genotypes, log10_event, context))
+        scored = Scored(which, window_reads, haplotypes, likelihoods, genotypes, chunk.log10_event, context)
+        chunk.trace.scored.append(scored)
     called = []
     wanted = (genotypes.n_haps > 0) & (genotypes.best.max(axis=1) > 0)
     if context.forced:
@@ -401,17 +398,6 @@ def _call_complex(
         called += [(begin, record) for record in records]
     stats = Counter(windows=len(which), haplotypes=len(haplotypes.mask), read_haplotype_pairs=len(likelihoods.log10))
     return called, stats
-
-
-def _log10_event_priors(chunk: _Chunk, options: CallOptions) -> NDArray[np.float64]:
-    """log10 prior of each candidate: the indel prior grows with the repeat that the indel lengthens or shortens."""
-    candidates = chunk.candidates
-    place = np.minimum(candidates.start, chunk.n_ref - 1)
-    period = np.maximum(1, chunk.period[place].astype(np.int64))
-    units = np.where(candidates.length % period == 0, chunk.tract[place] // period, 0)
-    factor = np.interp(units, *options.repeat_prior)
-    indel = np.minimum(np.log10(options.indel_prior * factor), np.log10(MAX_INDEL_PRIOR))
-    return np.where(candidates.kind == SNP, np.log10(options.snp_prior), indel)
 
 
 def _blocks(

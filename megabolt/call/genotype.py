@@ -45,7 +45,7 @@ class Genotypes:
     fragment_offset: int64 [n_windows] into fragments (float64, n_fragments x n_haps, log10 P(template | haplotype)).
     strand: int8, one per fragment row (row_offset int64 [n_windows]): bit 0 forward read, bit 1 reverse read.
     posterior_offset: int64 [n_windows] into posterior (float64, `n_genotypes(n_haps, ploidy)` in VCF order:
-    log10 of likelihood x prior, not normalised).
+    log10 of likelihood x prior, not normalised) and prior (log10 of the prior alone).
     best: int64 [n_windows, ploidy], positions in `hap` of the best genotype, ascending.
     mapq: float64 [n_windows], root mean square MAPQ of the reads.
     """
@@ -61,6 +61,7 @@ class Genotypes:
     strand: NDArray[np.int8]
     posterior_offset: NDArray[np.int64]
     posterior: NDArray[np.float64]
+    prior: NDArray[np.float64]
     best: NDArray[np.int64]
     mapq: NDArray[np.float64]
 
@@ -175,7 +176,7 @@ def _find(values: Any, low: Any, high: Any, wanted: Any) -> Any:
     "void(int64[::1], int64[::1], int64[::1], int64[::1], uint8[::1], float64[::1], int64[::1], uint64[::1],"
     " int64[::1], int32[::1], int64[::1], float64[::1], uint8[::1], uint16[::1], int32[::1], float64, float64, int64,"
     " int64, int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1], int8[::1],"
-    " int64[::1], float64[::1], int64[:, ::1], float64[::1])"
+    " int64[::1], float64[::1], float64[::1], int64[:, ::1], float64[::1])"
 )
 def _genotype(
     which: Any,
@@ -207,6 +208,7 @@ def _genotype(
     out_strand: Any,
     out_posterior_offset: Any,
     out_posterior: Any,
+    out_prior: Any,
     out_best: Any,
     out_mapq: Any,
 ) -> None:
@@ -304,6 +306,7 @@ def _genotype(
                 if mask != U(0):
                     most = max(most, run)
             s = _log10_prior(union, most, members, starts, kinds, log10_event, further, same_site)
+            out_prior[genotype_at + number] = s
             s += _log10_of_templates(copies, ploidy, table, n_rows)  # (3)
             out_posterior[genotype_at + number] = s
             if s > best_score:
@@ -368,6 +371,7 @@ def genotype_windows(
         strand=np.zeros(int(n_reads.sum()), np.int8),
         posterior_offset=np.zeros(n, np.int64),
         posterior=np.empty(int(np.array(room)[combined].sum())),
+        prior=np.empty(int(np.array(room)[combined].sum())),
         best=np.zeros((n, ploidy), np.int64),
         mapq=np.zeros(n),
     )
@@ -377,9 +381,46 @@ def genotype_windows(
         likelihoods.log10, reads.mapq, reads.flag, reads.mate, float(np.log10(further_prior)),
         float(np.log10(same_site_prior)), limit, ploidy, result.n_haps, result.n_fragments, result.hap_offset,
         result.hap, result.fragment_offset, result.fragments, result.row_offset, result.strand,
-        result.posterior_offset, result.posterior, result.best, result.mapq,
+        result.posterior_offset, result.posterior, result.prior, result.best, result.mapq,
     )  # fmt: skip
     return result
+
+
+@kernel("void(float64[::1], int64, int64, int64[::1], int64, float64[::1])")
+def sum_genotypes(
+    values: NDArray[np.float64],
+    ploidy: int,
+    n_haps: int,
+    allele_of_hap: NDArray[np.int64],
+    n_alleles: int,
+    log10_genotype: NDArray[np.float64],
+) -> None:
+    """Collapse log10 values of a window's genotypes over haplotypes to genotypes over the alleles of one site.
+
+    allele_of_hap, n_alleles and the order of log10_genotype: as in `summarise_site`; -1e300 where nothing was summed.
+    """
+    for g in range(len(log10_genotype)):
+        log10_genotype[g] = -1e300
+    copies = np.zeros(ploidy, np.int64)
+    alleles = np.empty(ploidy, np.int64)
+    number = 0
+    more = True
+    while more:
+        for i in range(ploidy):
+            x = allele_of_hap[copies[i]]
+            x = 0 if x == n_alleles else x
+            j = i
+            while j > 0 and alleles[j - 1] > x:
+                alleles[j] = alleles[j - 1]
+                j -= 1
+            alleles[j] = x
+        g = _genotype_number(alleles, ploidy)
+        v = values[number]
+        top = max(log10_genotype[g], v)
+        if top > -1e299:
+            log10_genotype[g] = top + np.log10(10.0 ** (log10_genotype[g] - top) + 10.0 ** (v - top))
+        number += 1
+        more = _next_genotype(copies, ploidy, n_haps)
 
 
 @kernel(
@@ -415,28 +456,7 @@ def summarise_site(
         Out: float64 [n_alleles], log10 of P(templates | a .. a, x), with one copy of an allele x nobody has seen,
         relative to P(templates | a .. a): the genotypes with <NON_REF> of a gVCF.
     """
-    for g in range(len(log10_genotype)):
-        log10_genotype[g] = -1e300
-    copies = np.zeros(ploidy, np.int64)
-    alleles = np.empty(ploidy, np.int64)
-    number = 0
-    more = True
-    while more:
-        for i in range(ploidy):
-            x = allele_of_hap[copies[i]]
-            x = 0 if x == n_alleles else x
-            j = i
-            while j > 0 and alleles[j - 1] > x:
-                alleles[j] = alleles[j - 1]
-                j -= 1
-            alleles[j] = x
-        g = _genotype_number(alleles, ploidy)
-        v = posterior[number]
-        top = max(log10_genotype[g], v)
-        if top > -1e299:
-            log10_genotype[g] = top + np.log10(10.0 ** (log10_genotype[g] - top) + 10.0 ** (v - top))
-        number += 1
-        more = _next_genotype(copies, ploidy, n_haps)
+    sum_genotypes(posterior, ploidy, n_haps, allele_of_hap, n_alleles, log10_genotype)
     for a in range(n_alleles + 1):
         support[a, 0] = support[a, 1] = 0
     for a in range(n_alleles):

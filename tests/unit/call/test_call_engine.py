@@ -148,6 +148,15 @@ def test_indel_in_a_repeat_is_written_leftmost() -> None:
     assert summary(records) == [(1000, "CA", "C", "1/1")]
 
 
+def test_likelihoods_do_not_depend_on_the_prior() -> None:
+    """PL says what the reads say: an indel that is rarer by 10^3 has the same, and a QUAL that is less by 30."""
+    event = (1000, SEQUENCE[1000], SEQUENCE[1000] + "GATTACA")
+    block = sample([event], [], depth=6)
+    (common,), (rare,) = (call(block, indel_prior=prior) for prior in (1e-4, 1e-7))
+    assert common.genotype["PL"] == rare.genotype["PL"]
+    assert common.qual == pytest.approx((rare.qual or 0) + 30, abs=0.01)
+
+
 def test_two_alleles_of_one_place_are_one_record() -> None:
     assert SEQUENCE[1500] == "C"
     records = call(sample([(1500, "C", "A")], [(1500, "C", "G")]))

@@ -66,19 +66,22 @@ def window_genotypes(fits: np.ndarray[Any, Any], ploidy: int) -> Genotypes:
     )
 
 
+def plain_prior(genotype: tuple[int, ...]) -> float:
+    """Prior of one genotype, as the formula says it."""
+    events = 0
+    for h in genotype:
+        events |= h
+    most = max((genotype.count(h) for h in genotype if h), default=1)
+    return -3.0 - 2.0 * (events.bit_count() - 1) - math.log10(most) if events else 0.0
+
+
 def plain_posterior(fits: np.ndarray[Any, Any], genotype: tuple[int, ...]) -> float:
     """Prior and likelihood of one genotype, as the formulas say it."""
     misplaced = 10**-4.5
     best = fits.max(axis=1, keepdims=True)
     mixed = np.log10((1 - misplaced) * 10 ** (fits - best) + misplaced) + best
     total = float(np.log10((10 ** mixed[:, list(genotype)]).mean(axis=1)).sum())
-    events = 0
-    for h in genotype:
-        events |= h
-    if events:
-        total += -3.0 - 2.0 * (events.bit_count() - 1)
-        total -= math.log10(max(genotype.count(h) for h in genotype if h) if any(genotype) else 1)
-    return total
+    return total + plain_prior(genotype)
 
 
 @pytest.mark.parametrize(("ploidy", "n_haps"), [(1, 4), (2, 4), (3, 4), (4, 3), (6, 2)])
@@ -88,6 +91,7 @@ def test_posteriors_agree_with_the_plain_formula(ploidy: int, n_haps: int) -> No
     genotypes = genotypes_of(n_haps, ploidy)
     expected = [plain_posterior(fits, g) for g in genotypes]
     assert found.posterior.tolist() == pytest.approx(expected, abs=1e-9)
+    assert found.prior.tolist() == pytest.approx([plain_prior(g) for g in genotypes], abs=1e-9)
     assert tuple(found.best[0].tolist()) == genotypes[int(np.argmax(expected))]
 
 
