@@ -43,6 +43,9 @@ POOLED_PERIOD = 4
 #: Start of the shares of tracts: reference, one copy differs, both alike, both differently; and their weight.
 SHARES = (0.85, 0.08, 0.05, 0.02)
 SHARE_WEIGHT = 20.0
+#: Share of the wrong reads that show one certain wrong length: without it an allele seen ten times would pass for ten
+#: errors.
+SLIP_SHARE = 0.4
 #: A repeat that slips in every third read is no longer told from one with many alleles.
 MAX_RATE = 0.35
 MIN_RATE = 1e-5
@@ -122,7 +125,8 @@ def _fit(
     `weight` reads say.
     """
     n, ref, one, two = counts.T.astype(float)
-    # (1) errors under each kind of tract; (2) a read of a tract with two alleles shows either with 1/2
+    # (1) errors under each kind of tract, each of a certain length; (2) a read of a tract with two alleles shows
+    # either with 1/2
     errors = np.stack([n - ref, n - ref - one, n - one, n - one - two])
     halves = np.stack([0 * n, ref + one, 0 * n, one + two])
     trust = alike * np.minimum(1, MAX_WEIGHT / n)
@@ -132,7 +136,9 @@ def _fit(
     total: NDArray[np.float64] = np.zeros(len(rate))
     for _ in range(_ROUNDS):
         r = np.clip(rate, MIN_RATE, MAX_RATE)[cell]
-        log = errors * np.log(r) + (n - errors) * np.log1p(-r) - halves * np.log(2) + np.log(shares[:, cell])
+        log = (
+            errors * np.log(SLIP_SHARE * r) + (n - errors) * np.log1p(-r) - halves * np.log(2) + np.log(shares[:, cell])
+        )
         weights = np.exp(log - log.max(axis=0))
         weights /= weights.sum(axis=0)
         wrong[:] = np.bincount(cell, (weights * errors).sum(axis=0) * trust, len(rate))

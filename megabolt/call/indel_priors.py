@@ -62,4 +62,5 @@ def log10_event_priors(
     units = np.where(candidates.length % unit == 0, np.minimum(tract[place] // unit, _UNITS - 1), 0)
     steps = np.minimum(candidates.length // unit, len(STEPS)) - 1
     repeat = LOG10_VARIABLE[np.minimum(unit, POOLED_PERIOD), units] + np.log10(STEPS)[np.maximum(0, steps)]
-    return np.where(candidates.kind == SNP, np.log10(snp_prior), np.maximum(repeat, np.log10(indel_prior)))
+    indel = np.maximum(repeat, np.log10(indel_prior))
+    return np.asarray(np.where(candidates.kind == SNP, np.log10(snp_prior), indel))

@@ -71,11 +71,17 @@ def test_counts_of_a_tract() -> None:
 
 
 def simulated(
-    rng: np.random.Generator, rate: float, units: int, n_tracts: int, depth: int, period: int = 1
+    rng: np.random.Generator,
+    rate: float,
+    units: int,
+    n_tracts: int,
+    depth: int,
+    period: int = 1,
+    kinds: tuple[float, ...] = (0.7, 0.15, 0.1, 0.05),
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tracts and counts: seven in ten are reference, the rest of the three other kinds; errors are by one or two."""
+    """Tracts and counts: of the shares `kinds` reference, one copy, both alike, both differently; errors by 1 or 2."""
     rows = []
-    for kind in rng.choice(4, n_tracts, p=[0.7, 0.15, 0.1, 0.05]):
+    for kind in rng.choice(4, n_tracts, p=kinds):
         alleles = [(0, 0), (0, -1), (2, 2), (1, -1)][kind]
         seen: dict[int, int] = {}
         for _ in range(depth):
@@ -95,6 +101,13 @@ def test_rates_are_found_among_alleles(rate: float, depth: int) -> None:
     tracts, counts = simulated(np.random.default_rng(5), rate, 12, 400, depth)
     found = learn_rates(tracts, counts)[1, 12]
     assert 0.6 * rate < found < 1.6 * rate + 0.001
+
+
+def test_alleles_of_long_repeats_are_no_errors() -> None:
+    """Two of three tracts of 18 dinucleotides have alleles of their own; a read in fourteen is wrong."""
+    kinds = (0.33, 0.32, 0.08, 0.27)
+    tracts, counts = simulated(np.random.default_rng(5), 0.07, 18, 60, 20, 2, kinds)
+    assert 0.05 < learn_rates(tracts, counts)[2, 18] < 0.1
 
 
 def test_little_data_follow_the_curve() -> None:
