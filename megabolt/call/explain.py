@@ -10,6 +10,7 @@ its own code, which is asked for them as for known alleles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -241,13 +242,11 @@ def _sources(chunk: _Chunk, c: int) -> tuple[str, ...]:
 
 def _prior(trace: Trace, c: int, event: Event) -> float:
     """log10 P(a copy of the genome has the event)."""
-    if c >= 0:
-        for scored in trace.scored:
-            return float(scored.log10_event[c])
-    context = trace.context
-    if context is None:
+    if trace.chunk is None or trace.options is None:
         return 0.0
-    return context.snp_prior if event[2] == SNP else context.indel_prior
+    if c >= 0:
+        return float(trace.chunk.log10_event[c])
+    return math.log10(trace.options.snp_prior if event[2] == SNP else trace.options.indel_prior)
 
 
 def _asked_for(trace: Trace, chunk: _Chunk, c: int, window: int) -> list[VcfRecord]:

@@ -207,8 +207,8 @@ def test_an_indel_in_a_repeat_is_found_from_each_base_of_it(site: int) -> None:
     assert min(window.haplotypes[0].favoured, carrying[0].favoured) > 5
     best = window.genotypes[0]
     assert best.copies == (0, window.haplotypes.index(carrying[0]))
-    # twelve units of two bases: the prior of an indel grows fifty times
-    assert best.log10_prior == pytest.approx(math.log10(1e-4 * 50), abs=0.01)
+    # of repeats with twelve units of two bases 42 in 100 vary; one allele of ten is two units shorter
+    assert best.log10_prior == pytest.approx(math.log10(0.42 * 0.1), abs=0.01)
     assert allele.log10_prior == pytest.approx(best.log10_prior)
 
 
