@@ -180,6 +180,7 @@ class _Records:
         self._rest: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._n_records = 0
         self._ended = False
+        self._whole = True  # the run before ended with a record, as most that htslib writes do
 
     @property
     def n_rest(self) -> int:
@@ -194,16 +195,21 @@ class _Records:
         InputFormatError
             A record is damaged; names its number.
         """
+        found, sound = np.zeros(2, np.int64), True
+        guessed = self._whole  # then the others need not wait while the records are counted
+        if guessed:
+            sound = hop_records(run.data, run.start, run.stop, found)
         with self._changed:
             self._changed.wait_for(lambda: self._ended or self._next == number)
             if self._ended:  # by an error that came before, or by `end`: nobody waits for this
                 return RecordBlock(run.data, np.zeros(1, np.int64)), 0
             first = self._n_records
             data, start, stop = _joined(self._rest, run)
-            found = np.zeros(2, np.int64)
-            sound = hop_records(data, start, stop, found)
+            if not guessed or len(self._rest):
+                sound = hop_records(data, start, stop, found)
             self._n_records, end = first + int(found[0]), int(found[1])
             self._rest = data[end:stop].copy()
+            self._whole = end == stop
             self._next = number + 1
             self._ended = not sound
             self._changed.notify_all()

@@ -15,7 +15,9 @@ import pysam
 import pytest
 
 from megabolt.align.record import UNPLACED
+from megabolt.compute.bits import PADDING
 from megabolt.errors import InputFormatError
+from megabolt.formats import bgzf, bgzf_stream
 from megabolt.formats.alignment_file import AlignmentFile
 from megabolt.privacy.consent import Permit, authorize
 from megabolt.reads.arena import BufferPool
@@ -186,6 +188,29 @@ def test_reads_that_wait_over_many_pieces_and_scratch(tmp_path: Path, permit: Pe
         spill = scratch.open_file()
         assert marked_by_us(path, permit, spill=spill)[0] == expected
         assert spill.n_bytes > 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_records_over_the_ends_of_pieces(
+    tmp_path: Path, permit: Permit, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks that end with a record, as htslib writes them, then blocks that end anywhere, then the former again."""
+    monkeypatch.setattr(bgzf_stream, "_RUN_BYTES", 1 << 16)
+    segments = make_segments(3000)
+    path, mixed = write(tmp_path / "x.bam", segments), tmp_path / "mixed.bam"
+    raw = path.read_bytes()
+    starts = [block.start for block in bgzf.blocks(raw, path)]
+    first, last = starts[len(starts) // 3], starts[2 * len(starts) // 3]
+    middle = bgzf.decompress(raw[first:last], path)[:-PADDING].tobytes()
+    cut = [bgzf.compress_block(middle[i : i + 60_001]) for i in range(0, len(middle), 60_001)]
+    mixed.write_bytes(raw[:first] + b"".join(cut) + raw[last:])
+    with AlignmentFile(mixed, permit, threads=threads) as file:
+        n_header = len(file.header.encode())
+        blocks = list(file.blocks())
+    assert len(blocks) > len(cut) > 3
+    assert sum(block.n for block in blocks) == len(segments)
+    found = b"".join(block.data[block.offsets[0] : block.offsets[-1]].tobytes() for block in blocks)
+    assert found == bgzf.decompress(raw, path)[n_header:-PADDING].tobytes()
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["packed in the bins", "packed early"])
