@@ -20,7 +20,7 @@ import numpy as np
 from megabolt.call.emit import pileup_records, window_records
 from megabolt.call.evidence import INSERTION, SNP
 from megabolt.call.explain_windows import event_of_candidate, window_view
-from megabolt.call.explained import Activity, AlleleView, Explanation, WindowView
+from megabolt.call.explained import Activity, AlleleView, Explanation, WindowView, shortened
 from megabolt.call.known import Event, event_of
 from megabolt.call.mixture import mixture_records
 from megabolt.call.site_reads import SiteRead, allele_text, reach, read_site
@@ -93,6 +93,7 @@ def explain(
         windows=windows,
         records=tuple(touched),
         nearest=_nearest(chunk, here),
+        names={event: _name(event, chunk) for window in windows for event in window.candidates},
         view_start=low,
         view=decode(reference.fetch(contig, low, high)),
     )
@@ -120,6 +121,11 @@ def _nearest(chunk: _Chunk, here: int) -> tuple[int, ...]:
     starts = np.unique(chunk.candidates.start)
     k = int(np.searchsorted(starts, here))
     return tuple(int(p) + chunk.origin for p in starts[max(0, k - 1) : k + 1])
+
+
+def _name(event: Event, chunk: _Chunk) -> str:
+    start, ref, alt = allele_text(event, chunk)
+    return f"{start + 1} {shortened(ref)}>{shortened(alt)}"
 
 
 # --- alleles ---

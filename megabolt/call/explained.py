@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -147,6 +148,7 @@ class WindowView:
 class Explanation:
     """All that is known of a site. `base`: the reference's; `copies`: of the genome, -1 for a mixture.
 
+    nearest: contig positions of the candidates before and after it. names: of the windows' candidates, as 1436 A>G.
     view_start, view: the reference around the site, text.
     """
 
@@ -162,6 +164,7 @@ class Explanation:
     windows: tuple[WindowView, ...]
     records: tuple[VcfRecord, ...]
     nearest: tuple[int, ...]
+    names: Mapping[Event, str]
     view_start: int
     view: str
 
@@ -173,3 +176,8 @@ class Explanation:
     def left_out(self) -> Counter[str]:
         """How many records are left out, by reason."""
         return Counter(read.why for read in self.reads if read.why)
+
+
+def shortened(bases: str) -> str:
+    """The bases, or their first ones and how many there are."""
+    return bases if len(bases) <= 24 else f"{bases[:12]}..({len(bases)} bases)"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from megabolt.call.evidence import SNP
-from megabolt.call.explained import AlleleView, Explanation, GenotypeView, WindowView
+from megabolt.call.explained import AlleleView, Explanation, GenotypeView, WindowView, shortened
 from megabolt.call.mixture import MIN_SHARE
 from megabolt.call.site_reads import SiteRead
 from megabolt.formats.vcf import VcfRecord
@@ -23,6 +23,8 @@ from megabolt.formats.vcf import VcfRecord
 _LIGHT = 20
 #: An indel that could stand over so many bases is hard to see in reads that end there.
 _LONG = 12
+#: One record in so many that shows an allele is not worth a line.
+_FEW = 200
 #: Reasons that are counted as such; of others there are "3 with ..".
 _NOUNS = ("duplicate", "secondary alignment", "supplementary alignment")
 
@@ -55,11 +57,6 @@ class Fate:
 def name_of(allele: AlleleView, contig: str) -> str:
     """chr20:10001436 A>G; long ones are cut."""
     return f"{contig}:{allele.start + 1} {shortened(allele.ref)}>{shortened(allele.alt)}"
-
-
-def shortened(bases: str) -> str:
-    """The bases, or their first ones and how many there are."""
-    return bases if len(bases) <= 24 else f"{bases[:12]}..({len(bases)} bases)"
 
 
 def by_reason(reads: tuple[SiteRead, ...]) -> str:
@@ -210,7 +207,15 @@ def _less_likely(found: Explanation, allele: AlleleView, window: WindowView) -> 
         words = f"The reads favour it by {reads:.1f} Phred, but the prior is against it by {prior:.0f} Phred"
     else:
         words = f"The best genotype holds it, but all those without it together are likelier (QUAL {_qual(allele):.1f})"
-    return f"{words}; {called}.{_weight_of(allele)}{_spanning(found, allele)}"
+    return f"{words}; {called}.{_instead(found, allele, window)}{_weight_of(allele)}{_spanning(found, allele)}"
+
+
+def _instead(found: Explanation, allele: AlleleView, window: WindowView) -> str:
+    """What the called haplotypes of its window have: the same reads may be explained by it."""
+    called = {event for one in window.haplotypes if one.copies for event in one.events} - {allele.event}
+    names = [found.names[event] for event in sorted(called)]
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return f" The haplotypes called in its window have {', '.join(names[:6])}{more}." if names else ""
 
 
 def _qual(allele: AlleleView) -> float:
@@ -249,12 +254,13 @@ def verdict(found: Explanation) -> list[str]:
 
 
 def shown_alleles(found: Explanation) -> list[AlleleView]:
-    """Alternative alleles worth a line: candidates, those asked for, those of several reads; else the first few."""
+    """Alternative alleles worth a line: candidates, those asked for, those of more than stray reads; else a few."""
     others = [one for one in found.alleles if one.event is not None]
+    enough = max(2, len(found.reads) // _FEW)
     chosen = [
         one
         for one in others
-        if one.candidate >= 0 or one.event in found.asked or len(one.used) + len(one.left_out) >= 2
+        if one.candidate >= 0 or one.event in found.asked or len(one.used) + len(one.left_out) >= enough
     ]
     return chosen[:12] or others[:3]
 

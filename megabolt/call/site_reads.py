@@ -127,7 +127,8 @@ def _read(data: NDArray[np.uint8], offset: int, index: int, chunk: _Chunk, optio
     n_cigar, flag = int.from_bytes(head[16:18], "little"), int.from_bytes(head[18:20], "little")
     length = int.from_bytes(head[20:24], "little")
     at = offset + 36
-    name = data[at : at + n_name - 1].tobytes().decode("ascii", "replace")
+    letters = data[at : at + n_name - 1].tobytes().decode("ascii", "replace")
+    name = "".join(letter if letter.isprintable() else "?" for letter in letters)
     at += n_name
     words = data[at : at + 4 * n_cigar].copy().view("<u4").tolist()
     cigar = tuple((int(word) & 15, int(word) >> 4) for word in words)
@@ -137,7 +138,7 @@ def _read(data: NDArray[np.uint8], offset: int, index: int, chunk: _Chunk, optio
     at += (length + 1) // 2
     qualities = data[at : at + length].copy()
     span = sum(n for op, n in cigar if op in (0, 2, 3, 7, 8))
-    place = _index_at(cigar, start, site)
+    place = _index_at(cigar, start, site) if length else -1  # a record may lack its bases
     trusted = int(chunk.reads.qualities[chunk.reads.base_offset[index] + place]) if index >= 0 and place >= 0 else -1
     return SiteRead(
         name=name,
@@ -153,7 +154,7 @@ def _read(data: NDArray[np.uint8], offset: int, index: int, chunk: _Chunk, optio
         base=int(bases[place]) if place >= 0 else -1,
         at=place,
         trusted=trusted,
-        indels=tuple(_indels(cigar, start, bases, chunk, site)),
+        indels=tuple(_indels(cigar, start, bases, chunk, site)) if length else (),
         mate=_mate_over(index, chunk, site),
     )
 

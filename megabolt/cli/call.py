@@ -11,6 +11,7 @@ Order of operations:
   4. with --targets or --region, keep what lies there: each record is the same whatever else is called.
 
 X and Y of males have one copy outside the PAR; mitochondria are a mixture in which an allele may have any share.
+`megabolt explain` says why a site is called as it is, or not.
 
 Example:
   megabolt call --reference GRCh38.fa --bam S.bam -o S.vcf.gz --gvcf S.g.vcf.gz \\

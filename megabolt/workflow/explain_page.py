@@ -17,7 +17,7 @@ from megabolt import __version__
 from megabolt.call.explained import Explanation, HaplotypeView, WindowView
 from megabolt.call.site_reads import SiteRead
 from megabolt.formats.bases import decode
-from megabolt.workflow.explain_text import Section, difference, headline, sections_of
+from megabolt.workflow.explain_text import Section, headline, sections_of
 
 #: Reads drawn at most, used ones first.
 MAX_READS = 250
@@ -156,7 +156,7 @@ def _shown_haplotypes(window: WindowView) -> list[tuple[int, HaplotypeView]]:
 def _haplotype(found: Explanation, window: WindowView, number: int, one: HaplotypeView, canvas: _Canvas, y: int) -> str:
     """A lane with the differences from the reference."""
     low, high = max(window.read_start, canvas.start), min(window.read_stop, canvas.start + canvas.n)
-    names = ", ".join(difference(found, event) for event in one.events) or "reference"
+    names = ", ".join(found.names[event] for event in one.events) or "reference"
     copies = f", {one.copies} in the best genotype" if one.copies else ""
     parts = [
         f"<title>h{number}: {html.escape(names)}{copies}</title>",

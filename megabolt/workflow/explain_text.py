@@ -12,8 +12,8 @@ from textwrap import wrap
 
 import numpy as np
 
-from megabolt.call.explained import AlleleView, Explanation, HaplotypeView, WindowView
-from megabolt.call.fate import by_reason, shortened, shown_alleles, verdict
+from megabolt.call.explained import AlleleView, Explanation, HaplotypeView, WindowView, shortened
+from megabolt.call.fate import by_reason, shown_alleles, verdict
 from megabolt.call.known import Event
 from megabolt.formats.bases import decode
 from megabolt.formats.vcf import VcfRecord
@@ -105,7 +105,8 @@ def _reads(found: Explanation) -> Section:
     if n_out:
         words += f", {n_out} left out ({by_reason(tuple(read for read in found.reads if read.why))})"
     lines = [words + "."]
-    pairs = [(read, other) for read in used for other in used if read.mate == other.index > read.index >= 0]
+    numbered = {read.index: read for read in used}
+    pairs = [(read, numbered[read.mate]) for read in used if read.mate > read.index and read.mate in numbered]
     if pairs:
         differ = sum(a.base >= 0 and b.base >= 0 and a.base != b.base for a, b in pairs)
         words = f"{_plural(len(pairs), 'pair')} of mates {'overlaps' if len(pairs) == 1 else 'overlap'} here: one"
@@ -116,7 +117,7 @@ def _reads(found: Explanation) -> Section:
     rows += [_allele_row(found, allele) for allele in chosen]
     rest = len(found.alleles) - 1 - len(chosen)
     if rest > 0:
-        lines.append(f"{_plural(rest, 'further allele')} of single reads.")
+        lines.append(f"{_plural(rest, 'further allele')} of few reads.")
     short = _ends_inside(found)
     if short:
         lines.append(
@@ -275,7 +276,7 @@ def _haplotypes(found: Explanation, window: WindowView) -> list[Section]:
 
 
 def _haplotype_row(found: Explanation, number: int, one: HaplotypeView) -> tuple[str, ...]:
-    names = [difference(found, event) for event in one.events]
+    names = [found.names[event] for event in one.events]
     shown = ", ".join(names[:6]) + f", .. {len(names)} in all" * (len(names) > 6)
     return (
         f"h{number}",
@@ -286,16 +287,6 @@ def _haplotype_row(found: Explanation, number: int, one: HaplotypeView) -> tuple
         f"{one.log10:.1f}" if one.combined else "",
         str(one.copies) if one.copies else "",
     )
-
-
-def difference(found: Explanation, event: Event) -> str:
-    """10001436 A>G, 10001440 +AT, 10001450 -3 bases"""
-    start, stop, kind, bases = event
-    put = shortened(decode(np.frombuffer(bases, np.uint8)))
-    if kind == 0:
-        at = start - found.view_start
-        return f"{start + 1} {found.view[at] if 0 <= at < len(found.view) else ''}>{put}"
-    return f"{start} +{put}" if bases else f"{start} -{_plural(stop - start, 'base')}"
 
 
 def _genotype_rows(window: WindowView, between: str) -> tuple[tuple[str, ...], ...]:

@@ -32,6 +32,8 @@ from megabolt.testing.records import (
     random_reference,
     reads_of_haplotype,
 )
+from megabolt.workflow.explain_page import page_of
+from megabolt.workflow.explain_text import text_of
 
 LENGTH = 3000
 SEQUENCE = random_reference(LENGTH, 7)
@@ -174,6 +176,47 @@ def test_a_candidate_that_loses_says_what_its_reads_weigh() -> None:
     assert allele.record is not None
     assert allele.record.genotype["GT"] == "0/0"
     assert "median MAPQ 6" in fate.words
+
+
+def test_a_candidate_that_others_explain_names_them() -> None:
+    """Reads that end soon after an insertion are aligned as mismatches: their SNPs lose to the insertion."""
+    put = SEQUENCE[:1501] + "G" + SEQUENCE[1501:]
+    insertion = (1500, SEQUENCE[1500], SEQUENCE[1500] + "G")
+    reads = reads_of_haplotype(SEQUENCE, [insertion], depth=20, prefix="a")
+    reads += [HandRead(1405 + i, "100M", put[1405 + i : 1505 + i], f"e{i}") for i in range(7)]
+    reads += reads_of_haplotype(SEQUENCE, [], depth=20, prefix="b")
+    site = next(p for p in range(1501, 1505) if put[p] != SEQUENCE[p])
+    found = traced(make_block(reads), site)
+    (allele,) = [one for one in found.alleles if one.event is not None and one.start == site and len(one.alt) == 1]
+    fate = fate_of(found, allele)
+    assert fate.step is Step.LESS_LIKELY
+    anchor = SEQUENCE[1500]
+    assert f"The haplotypes called in its window have 1501 {anchor}>{anchor}G." in fate.words
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_odd_records_are_no_trouble(depth: int) -> None:
+    """No bases, hard clips, padding, insertions at the ends, a gap over the site, names of any letters."""
+    text = SEQUENCE[950:1050]
+    odd = [
+        HandRead(950, "100M", "", "no\x01bases"),
+        HandRead(950, "5H100M5H", text, "hard"),
+        HandRead(950, "3I97M", text, "begins"),
+        HandRead(950, "97M3I", text, "ends"),
+        HandRead(950, "50M20N50M", text, "skips"),
+        HandRead(950, "40M30D60M", text, "deletes"),
+        HandRead(950, "50M2P50M", text, "pads"),
+        HandRead(1000, "", text, "placed", flag=0x4),
+        HandRead(950, "60M40S", text, "clipped"),
+    ] * depth
+    found = traced(make_block(odd), 1000)
+    assert len(found.reads) == len(odd)
+    assert {read.why for read in found.reads if read.name == "no?bases"} == {"no bases"}
+    assert {read.why for read in found.reads if read.name == "placed"} == {"unmapped"}
+    assert {read.base for read in found.reads if read.name in ("skips", "deletes")} == {-1}
+    assert verdict(found)
+    assert "<svg" in page_of(found, "S")
+    assert "VERDICT" in text_of(found, "S")
 
 
 def test_a_call_below_the_lowest_qual() -> None:
