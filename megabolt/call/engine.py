@@ -384,7 +384,7 @@ def _call_complex(
         same_site_prior=options.same_site_prior, ploidy=context.ploidy,
     )  # fmt: skip
     if chunk.trace is not None:
-        scored = Scored(which, window_reads, haplotypes, likelihoods, genotypes, chunk.log10_event, context)
+        scored = Scored(which, window_reads, haplotypes, likelihoods, genotypes, context)
         chunk.trace.scored.append(scored)
     called = []
     wanted = (genotypes.n_haps > 0) & (genotypes.best.max(axis=1) > 0)

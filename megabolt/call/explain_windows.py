@@ -112,10 +112,10 @@ def _scored_view(view: WindowView, chunk: _Chunk, scored: Scored, k: int, member
     found: tuple[GenotypeView, ...] = ()
     if n:
         pairs = genotypes_of(n, genotypes.ploidy)
-        posterior = genotypes.posterior[int(genotypes.posterior_offset[k]) :][: len(pairs)]
-        likelihood = _of_templates(table, pairs)
+        part = slice(int(genotypes.posterior_offset[k]), int(genotypes.posterior_offset[k]) + len(pairs))
+        prior = genotypes.prior[part]
         numbered = [tuple(own[h] for h in pair) for pair in pairs]
-        found = _genotypes(numbered, likelihood, posterior - likelihood)
+        found = _genotypes(numbered, genotypes.posterior[part] - prior, prior)
     return replace(
         view,
         decided=True,
@@ -138,16 +138,6 @@ def _support(table: NDArray[np.float64]) -> tuple[list[int], list[float]]:
             favoured[h] += 1
     totals = table.sum(axis=0)
     return favoured, (totals - totals.max()).tolist()
-
-
-def _of_templates(table: NDArray[np.float64], pairs: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
-    """log10 P(templates | genotype) of each genotype, equation (3) of `genotype.py`."""
-    result = np.zeros(len(pairs))
-    for g, pair in enumerate(pairs):
-        columns = table[:, list(pair)]
-        top = columns.max(axis=1, initial=-1e300)
-        result[g] = (top + np.log10((10 ** np.maximum(columns - top[:, None], -300.0)).mean(axis=1))).sum()
-    return result
 
 
 def _patterns(view: WindowView, chunk: _Chunk, scored: Scored, k: int, members: list[int]) -> Counter[int]:

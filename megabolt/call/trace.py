@@ -35,17 +35,13 @@ class Pileup:
 
 @dataclass(frozen=True)
 class Scored:
-    """Windows of one ploidy that went through haplotypes: row k of each table is window which[k].
-
-    log10_event: float64 [n_candidates], log10 prior of each candidate.
-    """
+    """Windows of one ploidy that went through haplotypes: row k of each table is window which[k]."""
 
     which: NDArray[np.int64]
     window_reads: WindowReads
     haplotypes: Haplotypes
     likelihoods: Likelihoods
     genotypes: Genotypes
-    log10_event: NDArray[np.float64]
     context: EmitContext
 
 

@@ -198,9 +198,10 @@ def _evidence(found: Explanation) -> Section:
                 share,
                 f"2 reads, {needed:.0%}",
                 "from " + ", ".join(allele.sources) if allele.candidate >= 0 else "no",
+                "" if found.mixture else f"1 in {10**-allele.log10_prior:,.0f}",
             )
         )
-    head = ("allele", "counted", "depth", "share", "needed", "candidate")
+    head = ("allele", "counted", "depth", "share", "needed", "candidate", "prior")
     return Section("Evidence", tuple(lines), head, tuple(rows))
 
 
@@ -318,7 +319,7 @@ def _records(found: Explanation) -> Section:
         if allele.record is not None and not allele.written and allele.record not in tried:
             tried.append(allele.record)
     lines = [_line(record) for record in written] or ["No record holds the site."]
-    lines += [f"not written: {_line(record)}" for record in tried]
+    lines += [f"had it been asked for: {_line(record)}" for record in tried]
     return Section("Records", tuple(lines))
 
 
