@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megabolt.call.indel_priors import LOG10_VARIABLE, POOLED_PERIOD
 from megabolt.call.reads import Reads
 from megabolt.call.str_model import MAX_PERIOD, MAX_UNITS, open_table, pcr_free_rate
 from megabolt.compute.jit import kernel
@@ -26,8 +27,9 @@ U = np.uint64
 FLANK = 5
 #: Reads of lower MAPQ may come from another tract.
 MIN_MAPQ = 20
-#: Fewest units looked at: shorter tracts hardly slip, and are many.
-MIN_UNITS = (0, 4, 3, 3, 3, 3, 3)
+#: Tracts with fewer units hardly slip and are many: of those only one in SHORT_SAMPLE is looked at.
+MANY_UNITS = (0, 4, 3, 3, 3, 3, 3)
+SHORT_SAMPLE = 16
 #: A tract with fewer reads says nothing about its alleles.
 MIN_READS = 6
 #: The library's level is measured where the curve expects more than this, above what misplaced reads show anywhere.
@@ -38,10 +40,8 @@ LIBRARY_WEIGHT, PERIOD_WEIGHT = 3.0, 5.0
 CELL_WEIGHT = 100.0
 #: Reads of one tract count as no more than this, so that no odd place (another locus, a third allele) sets a rate.
 MAX_WEIGHT = 20.0
-#: Units of 4 to 6 bases are rare, and share one row.
-POOLED_PERIOD = 4
-#: Start of the shares of tracts: reference, one copy differs, both alike, both differently; and their weight.
-SHARES = (0.85, 0.08, 0.05, 0.02)
+#: Of the tracts that vary: one copy differs, both alike, both differently; and the weight of these shares in tracts.
+KINDS = (0.58, 0.3, 0.12)
 SHARE_WEIGHT = 20.0
 #: Share of the wrong reads that show one certain wrong length: without it an allele seen ten times would pass for ten
 #: errors.
@@ -101,15 +101,26 @@ def _tract_counts(
 
 
 def whole_tracts(period: NDArray[np.uint8], length: NDArray[np.int32], start: int, stop: int) -> NDArray[np.int64]:
-    """Tracts that begin in [start, stop) and that no longer one overlaps: int64 [n, 4] (start, stop, period, units)."""
+    """Tracts that begin in [start, stop) and that no longer one overlaps: int64 [n, 4] (start, stop, period, units).
+
+    Of short ones (MANY_UNITS) a sample.
+    """
     p, l = period.astype(np.int64), length.astype(np.int64)
     change = np.flatnonzero((np.diff(p) != 0) | (np.diff(l) != 0)) + 1
     first = np.concatenate([[0], change])
     last = np.concatenate([change, [len(p)]])
     units = l[first] // np.maximum(1, p[first])
-    good = (p[first] > 0) & (last - first == l[first]) & (units >= np.array(MIN_UNITS)[p[first]])
+    good = (p[first] > 0) & (last - first == l[first])
+    good &= (units >= np.array(MANY_UNITS)[p[first]]) | (first % SHORT_SAMPLE == 0)
     good &= (first >= start) & (first < stop)
     return np.ascontiguousarray(np.column_stack([first, last, p[first], np.minimum(units, MAX_UNITS)])[good])
+
+
+def _shares() -> NDArray[np.float64]:
+    """Where to start: shares of the four kinds of tract (reference, then KINDS) by cell, float64 [4, cells]."""
+    varies = np.full((MAX_PERIOD + 1, MAX_UNITS + 1), 1e-4)
+    varies[: POOLED_PERIOD + 1] = np.maximum(varies[: POOLED_PERIOD + 1], 10.0**LOG10_VARIABLE)
+    return np.stack([1 - varies.ravel(), *(share * varies.ravel() for share in KINDS)])
 
 
 def _fit(
@@ -130,7 +141,7 @@ def _fit(
     errors = np.stack([n - ref, n - ref - one, n - one, n - one - two])
     halves = np.stack([0 * n, ref + one, 0 * n, one + two])
     trust = alike * np.minimum(1, MAX_WEIGHT / n)
-    shares = np.repeat(np.array(SHARES)[:, None], len(rate), axis=1)
+    shares = start = _shares()
     prior = rate.copy()
     wrong: NDArray[np.float64] = np.zeros(len(rate))
     total: NDArray[np.float64] = np.zeros(len(rate))
@@ -145,7 +156,7 @@ def _fit(
         total[:] = np.bincount(cell, n * trust, len(rate))
         rate = np.clip((wrong + weight * prior) / (total + weight), MIN_RATE, MAX_RATE)
         kinds = np.stack([np.bincount(cell, w * alike, len(rate)) for w in weights])
-        shares = (kinds + SHARE_WEIGHT * np.array(SHARES)[:, None]) / (kinds.sum(axis=0) + SHARE_WEIGHT)
+        shares = (kinds + SHARE_WEIGHT * start) / (kinds.sum(axis=0) + SHARE_WEIGHT)
     return rate, wrong, total
 
 
