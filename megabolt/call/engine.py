@@ -8,8 +8,7 @@ are clipped; group them into windows;
 isolated SNPs from the pileup, all other windows through haplotypes, pair-HMM and genotyping; emit.
 
 Each window belongs to the chunk that holds its first base, and is decided from the data around it only: however
-the genome is cut into chunks, the same records come out. The exception is the indel error model, which is learnt
-from all reads of a chunk: jobs therefore always cut the genome at the same places.
+the genome is cut into chunks, the same records come out.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from megabolt.call.evidence import Evidence, collect_evidence
 from megabolt.call.filters import Thresholds
 from megabolt.call.genotype import genotype_windows
 from megabolt.call.haplotypes import enumerate_haplotypes, reads_of_windows
-from megabolt.call.indel_errors import learn_open_table
 from megabolt.call.indel_priors import log10_event_priors
 from megabolt.call.isolated import pileup_snps
 from megabolt.call.known import Alleles
@@ -85,8 +83,8 @@ class CallOptions:
         Reads of one window; beyond it a fixed sample of the templates is taken.
     assemble
         Local assembly where soft clips pile up: finds long insertions and deletions.
-    learn_indel_errors
-        Learn from each chunk's reads how often they slip in repeats; else the curve of PCR-free libraries is taken.
+    open_by_tract
+        How often the library's reads slip in repeats (`indel_errors.learn_open_table`); None: as PCR-free ones do.
     snp_prior, indel_prior, further_prior, same_site_prior
         P(a copy differs so from the reference); of each further event in a window; of a second allele of an indel
         site.
@@ -123,7 +121,7 @@ class CallOptions:
     max_pad: int = 80
     max_reads: int = 400
     assemble: bool = True
-    learn_indel_errors: bool = True
+    open_by_tract: NDArray[np.float64] | None = None
     snp_prior: float = 1e-3
     indel_prior: float = 1e-4
     further_prior: float = 1e-2
@@ -173,7 +171,6 @@ class _Chunk:
     together: list[NDArray[np.int64]]
     forced: frozenset[int]
     windows: Windows
-    open_by_tract: NDArray[np.float64] | None
     log10_event: NDArray[np.float64]
     trace: Trace | None = None
 
@@ -214,7 +211,7 @@ def call_chunk(
         return ChunkCalls([])
     mixed = contig in options.mixture
     if mixed:
-        options = replace(options, assemble=False, learn_indel_errors=False, **MIXTURE_CANDIDATES)
+        options = replace(options, assemble=False, open_by_tract=None, **MIXTURE_CANDIDATES)
     chunk = replace(_prepare(block, reference, contig, start, stop, options), trace=trace)
     context = EmitContext(
         contig=reference.contigs[contig].name,
@@ -314,9 +311,6 @@ def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: in
         candidates, ref, n_ref, origin, evidence.indels, evidence.depth, evidence.clips, tract,
         gap=options.window_gap, max_width=options.max_window, pad=options.pad, max_pad=options.max_pad,
     )  # fmt: skip
-    table = (
-        learn_open_table(reads, period, tract, start - origin, stop - origin) if options.learn_indel_errors else None
-    )
     return _Chunk(
         contig,
         start,
@@ -332,7 +326,6 @@ def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: in
         together,
         forced,
         windows,
-        table,
         log10_event_priors(candidates, period, tract, snp_prior=options.snp_prior, indel_prior=options.indel_prior),
     )
 
@@ -376,7 +369,7 @@ def _call_complex(
     )
     likelihoods = score_windows(
         chunk.windows, which, window_reads, haplotypes, chunk.reads, backend=options.backend,
-        open_by_tract=chunk.open_by_tract,
+        open_by_tract=options.open_by_tract,
     )  # fmt: skip
     genotypes = genotype_windows(
         chunk.windows, which, chunk.candidates, chunk.reads, haplotypes, likelihoods,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often this library's reads show an indel in a tandem repeat, learnt from the reads without any truth.
 
-In: `Reads`, tandem tracts of the reference. Out: gap-open table of `str_model.open_table`. Next: `likelihood.py`.
+In: records of some stretches of the genome. Out: gap-open table of `str_model.open_table`. Next: `likelihood.py`.
 
 Libraries differ by 20 dB at the same repeat: a PCR-free curve calls the slips of a PCR library, a PCR curve misses
 the alleles of a clean one. Reads of one tract that differ from the reference are either errors or an allele, so an
@@ -12,15 +12,19 @@ curve, scaled by what the other lengths of the period show.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megabolt.call.indel_priors import LOG10_VARIABLE, POOLED_PERIOD
-from megabolt.call.reads import Reads
-from megabolt.call.str_model import MAX_PERIOD, MAX_UNITS, open_table, pcr_free_rate
+from megabolt.call.str_model import MAX_PERIOD, MAX_UNITS, open_table, pcr_free_rate, tandem_tracts
+from megabolt.compute.bits import PADDING, load_i32, load_u16, load_u32
 from megabolt.compute.jit import kernel
+from megabolt.formats.bam_records import RecordBlock
+from megabolt.formats.fasta import Reference
 
 U = np.uint64
 #: Aligned bases that a read must have on both sides of a tract to tell its length.
@@ -52,28 +56,64 @@ MIN_RATE = 1e-5
 _ROUNDS = 25
 
 
-@kernel("void(int64[:, ::1], int64[::1], int64[::1], int64, uint8[::1], int64[::1], uint32[::1], int64, int64[:, ::1])")
-def _tract_counts(
-    tracts: Any, starts: Any, stops: Any, max_span: Any, mapq: Any, cigar_offset: Any, cigar: Any, min_mapq: Any,
-    counts: Any,
-) -> None:  # fmt: skip
-    """Per tract (first base, stop): reads across it, those of the reference's length, of the two commonest others."""
-    seen = np.zeros(129, np.int64)  # by length change, -64..64
-    for t in range(len(tracts)):
-        a, b = tracts[t, 0], tracts[t, 1]
-        seen[:] = 0
-        n = 0
-        for i in range(np.searchsorted(starts, a - 5 - max_span), len(starts)):
-            if starts[i] > a - 5:
+#: Bases looked at beyond a stretch, so that its tracts are whole.
+_BEYOND = 1000
+#: A stretch with fewer reads says little, and finding its tracts would take longer than reading them.
+MIN_STRETCH_READS = 1000
+
+
+@dataclass(frozen=True)
+class TractCounts:
+    """What the reads of a stretch of the genome show.
+
+    tracts: int64 [n, 4] (start, stop, period, units). counts: int64 [n, 4], reads across each tract; of the reference's
+    length; of the two commonest other lengths. n_reads: usable reads of the stretch; 0 where they are fewer than
+    MIN_STRETCH_READS, which are not used.
+    """
+
+    tracts: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    n_reads: int
+
+
+@kernel("int64(uint8[::1], int64[::1], int64, int64, int64, int64, int64[:, ::1], int64[::1], int32[:, ::1])")
+def _add_reads(
+    data: Any, offsets: Any, contig: Any, start: Any, stop: Any, min_mapq: Any, tracts: Any, starts: Any, seen: Any
+) -> Any:
+    """Reads that begin in [start, stop) into `seen` [tracts, 129], by length change -64..64; returns their number."""
+    n_reads = 0
+    for i in range(len(offsets) - 1):
+        o = offsets[i]
+        begin = np.int64(load_i32(data, o + 8))
+        if np.int64(load_i32(data, o + 4)) != contig or begin < start or begin >= stop:
+            continue
+        # unmapped, secondary, failed quality control, duplicate, supplementary
+        if np.int64(load_u16(data, o + 18)) & 0xF04 or np.int64(data[U(o + 13)]) < min_mapq:
+            continue
+        n_cigar = np.int64(load_u16(data, o + 16))
+        cigar = o + 36 + np.int64(data[U(o + 12)])
+        end = begin
+        for c in range(n_cigar):
+            word = np.int64(load_u32(data, cigar + 4 * c))
+            op = word & 15
+            if op == 0 or op == 2 or op == 3 or op == 7 or op == 8:
+                end += word >> 4
+        n_reads += 1
+        if end - begin > 1000:  # split or spliced, as `decode_reads` has it
+            continue
+        for t in range(np.searchsorted(starts, begin + 5), len(starts)):
+            a, b = tracts[t, 0], tracts[t, 1]
+            if a >= end:
                 break
-            if stops[i] < b + 5 or np.int64(mapq[i]) < min_mapq:
+            if b + 5 > end:
                 continue
             change: Any = 0
-            if cigar_offset[i + 1] - cigar_offset[i] > 1:
-                p = starts[i]
+            if n_cigar > 1:
+                p = begin
                 whole = True
-                for c in range(cigar_offset[i], cigar_offset[i + 1]):
-                    op, l = np.int64(cigar[c] & np.uint32(15)), np.int64(cigar[c] >> np.uint32(4))
+                for c in range(n_cigar):
+                    word = np.int64(load_u32(data, cigar + 4 * c))
+                    op, l = word & 15, word >> 4
                     if op == 1:
                         if a <= p <= b:
                             change += l
@@ -87,17 +127,63 @@ def _tract_counts(
                         p += l
                 if not whole:
                     continue
-            n += 1
-            seen[U(min(max(change, -64), 64) + 64)] += 1
-        counts[t, 0], counts[t, 1] = n, seen[U(64)]
-        seen[U(64)] = 0
+            seen[t, min(max(change, -64), 64) + 64] += 1
+    return n_reads
+
+
+@kernel("void(int32[:, ::1], int64[:, ::1])")
+def _summarise(seen: Any, counts: Any) -> None:
+    """`TractCounts.counts` from reads by length change; `seen` is used up."""
+    for t in range(len(seen)):
+        n = 0
+        for x in range(129):
+            n += seen[t, x]
+        counts[t, 0], counts[t, 1] = n, seen[t, 64]
+        seen[t, 64] = 0
         for rank in range(2):
             best = 0
             for x in range(129):
-                if seen[U(x)] > seen[U(best)]:
+                if seen[t, x] > seen[t, best]:
                     best = x
-            counts[t, 2 + rank] = seen[U(best)]
-            seen[U(best)] = 0
+            counts[t, 2 + rank] = seen[t, best]
+            seen[t, best] = 0
+
+
+def count_tracts(
+    blocks: Iterable[RecordBlock], reference: Reference, contig: int, start: int, stop: int
+) -> TractCounts:
+    """What the reads that begin in [start, stop) show in the tandem tracts that begin there.
+
+    Parameters
+    ----------
+    blocks
+        Duplicates flagged, in any order, each valid until the next is asked for; other records are left aside.
+    """
+    low, high = max(0, start - _BEYOND), min(reference.contigs[contig].length, stop + _BEYOND)
+    none = np.zeros((0, 4), np.int64)
+    tracts, starts, seen = none, none[:, 0], np.zeros((0, 129), np.int32)
+    waiting: list[RecordBlock] = []
+    n_reads = n_records = 0
+    for block in blocks:
+        few, n_records = n_records < MIN_STRETCH_READS, n_records + block.n
+        if few and n_records < MIN_STRETCH_READS:
+            end = int(block.offsets[-1]) + PADDING
+            waiting.append(RecordBlock(block.data[:end].copy(), block.offsets.copy()))
+            continue
+        if few:
+            ref = np.ascontiguousarray(reference.fetch(contig, low, high))
+            period, length = np.zeros(len(ref), np.uint8), np.zeros(len(ref), np.int32)
+            tandem_tracts(ref, 0, len(ref), period, length)
+            tracts = whole_tracts(period, length, start - low, stop - low)
+            tracts[:, :2] += low
+            starts, seen = np.ascontiguousarray(tracts[:, 0]), np.zeros((len(tracts), 129), np.int32)
+        for one in (*waiting, block):
+            n_reads += _add_reads(one.data, one.offsets, contig, start, stop, MIN_MAPQ, tracts, starts, seen)
+        waiting = []
+    counts = np.zeros((len(tracts), 4), np.int64)
+    _summarise(seen, counts)
+    told = (counts[:, 0] >= MIN_READS) & (n_reads >= MIN_STRETCH_READS)
+    return TractCounts(tracts[told], counts[told], n_reads if n_reads >= MIN_STRETCH_READS else 0)
 
 
 def whole_tracts(period: NDArray[np.uint8], length: NDArray[np.int32], start: int, stop: int) -> NDArray[np.int64]:
@@ -206,21 +292,9 @@ def learn_rates(tracts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray
     return np.asarray(rate)
 
 
-def learn_open_table(
-    reads: Reads, period: NDArray[np.uint8], length: NDArray[np.int32], start: int, stop: int
-) -> NDArray[np.float64]:
-    """Gap-open table (`str_model.open_table`) of the reads over the tracts that begin in [start, stop).
-
-    Parameters
-    ----------
-    reads
-        With all usable reads that overlap a tract of the stretch.
-    period, length
-        Of the reference, as `str_model.tandem_tracts` gives them.
-    """
-    tracts = whole_tracts(period, length, start, stop)
-    counts = np.zeros((len(tracts), 4), np.int64)
-    _tract_counts(
-        tracts, reads.start, reads.stop, reads.max_span, reads.mapq, reads.cigar_offset, reads.cigar, MIN_MAPQ, counts
-    )
+def learn_open_table(found: Sequence[TractCounts]) -> NDArray[np.float64]:
+    """Gap-open table (`str_model.open_table`) of a library, from what its reads show in some stretches."""
+    none = np.zeros((0, 4), np.int64)
+    tracts = np.concatenate([none, *(one.tracts for one in found)])
+    counts = np.concatenate([none, *(one.counts for one in found)])
     return open_table(learn_rates(tracts, counts))

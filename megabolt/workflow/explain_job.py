@@ -34,7 +34,10 @@ from megabolt.workflow.call_request import DEFAULT_REQUEST, CallRequest
 from megabolt.workflow.copies import FILE_WINDOW_BASES, FILE_WINDOWS, counts_of_file, resolve
 from megabolt.workflow.explain_page import page_of
 from megabolt.workflow.germline import sample_of
+from megabolt.workflow.indel_learning import learn_indel_errors, records_of_file
 
+#: Threads that read what the library's indel errors are learnt from.
+_THREADS = 2
 #: Windows that come so near the site are called: those of alleles left-aligned within it, and its neighbours.
 _AROUND = 1200
 _SITE = re.compile(r"(?P<contig>.+):(?P<position>[0-9][0-9,]*)\Z")
@@ -118,7 +121,8 @@ def run_explain(
         if is_x(question.contig) or is_y(question.contig):
             for note in resolved.notes:
                 say(note)
-        trace, block = _called(reader.fetch, genome, contig, question.position, resolved.options)
+        options = learn_indel_errors(resolved.options, genome, records_of_file(reader.fetch), threads=_THREADS)
+        trace, block = _called(reader.fetch, genome, contig, question.position, options)
     found = explain(trace, block, genome, contig, question.position, asked=asked, flank=flank)
     if page is not None:
         permit.record("open-write", page, format="html")

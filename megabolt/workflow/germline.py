@@ -111,6 +111,7 @@ def run_germline(
         Too little memory or disk; nothing is left behind.
     """
     from megabolt.workflow.copies import counts_of_bins
+    from megabolt.workflow.indel_learning import records_of_bins
 
     permit = authorize(sample, GERMLINE_CALLING, open_data=open_data, audit_log=audit_log)
     _make_folder(outdir)
@@ -126,7 +127,7 @@ def run_germline(
         header = job.new_header(opened.read_groups, opened.header)
         job.recalibrate(store, header.read_groups, job.index, paths.table)
         job.collect(opened.read_groups, job.index.contigs, job.index)
-        resolved = job.call_options(request, backend, counts_of_bins(store), bins=True)
+        resolved = job.call_options(request, backend, counts_of_bins(store), records_of_bins(store), bins=True)
         options = resolved.options
         with ExitStack() as stack:
             writer = stack.enter_context(job.bam_writer(paths.reads, header)) if bam else None
@@ -274,6 +275,7 @@ def run_call(
         Another reference's BAM, or one of several samples.
     """
     from megabolt.workflow.copies import counts_of_file
+    from megabolt.workflow.indel_learning import records_of_file
 
     permit = authorize(bam.stem, GERMLINE_CALLING, open_data=open_data, audit_log=audit_log)
     with SampleJob(
@@ -286,7 +288,8 @@ def run_call(
             stack.callback(reader.close)
             check_contigs(reader.header, job.index.contigs, bam)
             job.sample = sample_of(reader.header, bam)
-            resolved = job.call_options(request, backend, counts_of_file(reader.fetch), bins=False)
+            counts, records = counts_of_file(reader.fetch), records_of_file(reader.fetch)
+            resolved = job.call_options(request, backend, counts, records, bins=False)
             options = resolved.options
             sink = job.sink(stack, output, gvcf, options)
             with job.clock.stage("call"):

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from megabolt.workflow.call_job import CallSink
     from megabolt.workflow.call_request import CallRequest
     from megabolt.workflow.copies import ReadCounter, ResolvedRequest
+    from megabolt.workflow.indel_learning import RecordSource
     from megabolt.workflow.read_input import OpenedReads, ReadInput
     from megabolt.workflow.recalibrate_job import Covariates
 
@@ -375,19 +376,24 @@ class SampleJob:
         lines = [group.header_line() for group in groups]
         return BamHeader.build(self.index.contigs, lines, command_line=command_line(), earlier=earlier)
 
-    def call_options(self, request: CallRequest, backend: Backend, count: ReadCounter, bins: bool) -> ResolvedRequest:
+    def call_options(
+        self, request: CallRequest, backend: Backend, count: ReadCounter, records: RecordSource, *, bins: bool
+    ) -> ResolvedRequest:
         """What the caller is to do; says what it takes the sex to be.
 
         Parameters
         ----------
         count
             Counts reads that begin in places.
+        records
+            The reads from which the library's indel errors are learnt.
         bins
-            Whether it counts whole bins.
+            Whether `count` counts whole bins.
         """
         from megabolt.call.engine import CallOptions
         from megabolt.reads.bins import BIN_BASES
         from megabolt.workflow import copies
+        from megabolt.workflow.indel_learning import learn_indel_errors
 
         targets = self.call_targets
         if targets is not None:
@@ -397,11 +403,14 @@ class SampleJob:
             windows, bases = copies.BIN_WINDOWS, BIN_BASES
         options = CallOptions(targets=targets, backend=backend)
         with self.clock.stage("count copies"):
-            self.resolved = copies.resolve(
+            resolved = copies.resolve(
                 request, options, self.index, count, targets=self.call_targets, windows=windows, bases=bases
             )
-        for note in self.resolved.notes:
+        for note in resolved.notes:
             self.say(note)
+        with self.clock.stage("learn indel errors"):
+            options = learn_indel_errors(resolved.options, self.index, records, threads=self.threads)
+        self.resolved = replace(resolved, options=options)
         return self.resolved
 
     def sink(self, stack: ExitStack, vcf: Path, gvcf: Path | None, options: CallOptions) -> CallSink:

@@ -242,8 +242,7 @@ def call_in_chunks(
 ) -> list[ChunkCalls]:
     length = reference.contigs[0].length
     edges = [0, *range(offset or size, length, size), length]
-    options = CallOptions(learn_indel_errors=False)  # what is learnt is each chunk's own
-    return [call_chunk(block, reference, 0, a, b, options, gvcf=gvcf) for a, b in itertools.pairwise(edges)]
+    return [call_chunk(block, reference, 0, a, b, CallOptions(), gvcf=gvcf) for a, b in itertools.pairwise(edges)]
 
 
 def lines(chunks: list[ChunkCalls]) -> list[str]:
@@ -262,10 +261,9 @@ def test_chunks_do_not_change_the_calls(size: int, offset: int) -> None:
 def test_threads_do_not_change_the_calls() -> None:
     block, reference = mixed_sample()
     edges = list(range(0, 20000, 4000))
-    options = CallOptions(learn_indel_errors=False)
 
     def one(start: int) -> ChunkCalls:
-        return call_chunk(block, reference, 0, start, start + 4000, options)
+        return call_chunk(block, reference, 0, start, start + 4000, CallOptions())
 
     with ThreadPoolExecutor(4) as pool:
         threaded = list(pool.map(one, edges))

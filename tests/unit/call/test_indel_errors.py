@@ -4,22 +4,25 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from megabolt.call import indel_errors
 from megabolt.call.indel_errors import (
     MAX_RATE,
+    MIN_STRETCH_READS,
+    TractCounts,
     _not_falling,
-    _tract_counts,
+    count_tracts,
     learn_open_table,
     learn_rates,
     whole_tracts,
 )
-from megabolt.call.reads import Reads, decode_reads
 from megabolt.call.str_model import MAX_UNITS, OPEN, pcr_free_rate, tandem_tracts
-from megabolt.testing.records import HandRead, make_block, random_reference
+from megabolt.testing.records import HandRead, TextReference, make_block, random_reference
 
 REFERENCE = random_reference(60, 3) + "CAAAAAAAAAAAAG" + random_reference(60, 4)
 FIRST_A, LAST_A = 61, 73
@@ -32,10 +35,14 @@ def tracts_of(text: str) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     return period, length
 
 
-def decoded(reads: list[HandRead]) -> Reads:
-    return decode_reads(
-        make_block(reads), 0, 0, len(REFERENCE), 0, len(REFERENCE), min_mapq=5, overlap_cap=20
-    )  # fmt: skip
+@pytest.fixture
+def any_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stretch counts however few its reads are."""
+    monkeypatch.setattr(indel_errors, "MIN_STRETCH_READS", 1)
+
+
+def counted(*blocks: list[HandRead], start: int = 0, stop: int = len(REFERENCE)) -> TractCounts:
+    return count_tracts(map(make_block, blocks), TextReference({"c": REFERENCE}), 0, start, stop)
 
 
 def read(start: int, stop: int, change: int, at: int = FIRST_A, mapq: int = 60) -> HandRead:
@@ -77,19 +84,30 @@ def test_of_short_tracts_a_sample_is_looked_at() -> None:
     assert sum(row[3] == 2 and row[2] == 1 for row in found) > 20
 
 
+@pytest.mark.usefixtures("any_number")
 def test_counts_of_a_tract() -> None:
-    """Length changes by hand: 0, 0, +1, -1, -1, +2; a read that ends too early and one of low MAPQ do not count."""
+    """Length changes by hand: 0, 0, +1, -1, -1, +2, 0; a read that ends too early and one of low MAPQ do not count."""
     stop = len(REFERENCE)
     changes = [0, 0, 1, -1, -1, 2]
     reads = [read(10 + i, stop - 5, change) for i, change in enumerate(changes)]
     reads += [read(20, LAST_A + 4, -1), read(21, stop - 5, -1, mapq=19), read(22, LAST_A + 5, 0)]
-    some = decoded(sorted(reads, key=lambda r: r.start))
-    counts = np.zeros((1, 4), np.int64)
-    _tract_counts(
-        np.array([[FIRST_A, LAST_A, 1, 12]]), some.start, some.stop, some.max_span, some.mapq, some.cigar_offset,
-        some.cigar, 20, counts,
-    )  # fmt: skip
-    assert counts.tolist() == [[7, 3, 2, 1]]
+    found = counted(reads)
+    assert found.n_reads == 8
+    assert found.counts[found.tracts[:, 3] == 12].tolist() == [[7, 3, 2, 1]]
+    assert found.tracts[found.tracts[:, 3] == 12].tolist() == [[FIRST_A, LAST_A, 1, 12]]
+    halves = counted(reads[::-1][:4], reads[::2], reads[1::2])
+    assert halves.n_reads == 11, "blocks of any order add up"
+    assert counted(reads, start=12).n_reads == 6, "two begin before the stretch"
+    assert counted(reads, start=FIRST_A + 1).tracts.tolist() == [], "the tract begins before it"
+
+
+def test_stretches_of_few_reads_are_left_aside() -> None:
+    reads = [read(10, len(REFERENCE) - 5, 0)] * (MIN_STRETCH_READS - 1)
+    assert counted(reads).n_reads == len(counted(reads).tracts) == 0
+    assert counted([*reads[:400], reads[0]], reads[400:]).n_reads == MIN_STRETCH_READS
+    duplicates = [replace(reads[0], flag=0x400)] * 5
+    assert counted(reads, duplicates).n_reads == 0
+    assert counted([*reads, reads[0]]).counts[:, 0].max() == MIN_STRETCH_READS
 
 
 def simulated(
@@ -163,11 +181,13 @@ def test_pools_of_violators() -> None:
     assert got.tolist() == [1.5, 1.5, 2, 4.5, 4.5]
 
 
+@pytest.mark.usefixtures("any_number")
 def test_table_of_reads() -> None:
     """Sixty reads across one run of 12 A, half of them with slips of all kinds: its gaps open more easily."""
-    period, length = tracts_of(REFERENCE)
-    clean = decoded([read(5 + i % 20, len(REFERENCE) - 3, 0) for i in range(60)])
-    noisy = decoded([read(5 + i % 20, len(REFERENCE) - 3, [0, -1, 0, 1, 0, -2, 0, 2][i % 8]) for i in range(64)])
-    tables = [learn_open_table(some, period, length, 0, len(REFERENCE)) for some in (clean, noisy)]
+    clean = [read(5 + i % 20, len(REFERENCE) - 3, 0) for i in range(60)]
+    noisy = [read(5 + i % 20, len(REFERENCE) - 3, [0, -1, 0, 1, 0, -2, 0, 2][i % 8]) for i in range(64)]
+    tables = [learn_open_table([counted(reads)]) for reads in (clean, noisy)]
     assert tables[0][1, 12] < OPEN[1, 12] < tables[1][1, 12]
     assert tables[0][0, 0] == OPEN[0, 0], "outside tracts nothing is learnt"
+    assert (learn_open_table([counted(noisy[::2]), counted(noisy[1::2])]) != tables[1]).any(), "two tracts"
+    assert learn_open_table([]) == pytest.approx(OPEN)

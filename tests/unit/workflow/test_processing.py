@@ -81,8 +81,9 @@ def test_calls_do_not_depend_on_memory(sample: ToySample, tmp_path: Path, monkey
         packed = [(tmp_path / name / f"s.{kind}.gz").read_bytes() for kind in ("vcf", "g.vcf")]
         texts.append([gzip.decompress(data) for data in packed])
         texts[-1] += [path.read_bytes() for path in sorted((tmp_path / name / "metrics").glob("*mosdepth*"))]
-    assert texts[0] == texts[1]
     assert len(texts[0]) > 2
+    # not the texts themselves: pytest would take hours to show how they differ
+    assert [k for k, (large, small) in enumerate(zip(*texts, strict=True)) if large != small] == []
 
 
 def test_too_little_disk_is_said_before_the_work(
