@@ -6,10 +6,8 @@ In: sheet, reference, folder, options. Out: one folder for each sample, logs, re
 How a killed run is survived:
   - Outputs are renamed into place by the jobs, so a file under its final name is complete.
   - One `megabolt run` at a time holds a lock on the folder that the kernel releases when the process ends,
-  however
-    it ends; Snakemake's own lock, which outlives a killed process, is therefore not taken.
-  - If this process is killed, the kernel kills Snakemake (parent-death signal), and jobs notice within a
-  second
+    however it ends; Snakemake's own lock, which outlives a killed process, is therefore not taken.
+  - If this process is killed, the kernel kills Snakemake (parent-death signal), and jobs notice within a second
     that the process named in $MEGABOLT_GUARDIAN is gone (`megabolt.workflow.guardian`).
   - The next run finishes what is missing (--rerun-incomplete); finished samples are not touched.
 """
@@ -275,9 +273,12 @@ def _die_with_parent() -> Callable[[], None] | None:
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up here: the child must not load libraries
     set_parent_death_signal = 1
+    parent = os.getpid()
 
     def before_program() -> None:
         prctl(set_parent_death_signal, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:  # it died before it was asked for: nobody will send the signal
+            os.kill(os.getpid(), signal.SIGKILL)
 
     return before_program
 

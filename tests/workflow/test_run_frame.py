@@ -213,8 +213,28 @@ def test_killed_at_random_moments(rig: Rig) -> None:
     wait_until(lambda: not jobs_alive(rig))
     last = rig.run()
     assert last.returncode == 0, last.stderr
-    assert all(path.exists() for path in rig.final_files())
+    assert [path for path in rig.final_files() if not path.exists()] == []
     assert rig.truncated() == []
+
+
+def test_a_run_that_dies_while_it_starts_snakemake_leaves_none(tmp_path: Path) -> None:
+    """The child asks for the parent-death signal when its parent is dead already."""
+    orphan = """
+import os, sys, time
+from megabolt.workflow.run import _die_with_parent
+before_program = _die_with_parent()
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    open(sys.argv[1] + ".begun", "w").close()
+    before_program()
+    open(sys.argv[1], "w").close()
+"""
+    words = [sys.executable, "-c", orphan, str(tmp_path / "program")]
+    # the pipe closes when the child has ended, too
+    subprocess.run(words, check=True, stdout=subprocess.PIPE, timeout=60)
+    assert [path.name for path in tmp_path.iterdir()] == ["program.begun"]
 
 
 def test_a_foreign_lock_is_respected(rig: Rig) -> None:
