@@ -28,7 +28,7 @@ from megabolt.call.evidence import Evidence, collect_evidence
 from megabolt.call.filters import Thresholds
 from megabolt.call.genotype import genotype_windows
 from megabolt.call.haplotypes import enumerate_haplotypes, reads_of_windows
-from megabolt.call.indel_priors import log10_event_priors
+from megabolt.call.indel_priors import EventPriors, event_priors
 from megabolt.call.isolated import pileup_snps
 from megabolt.call.known import Alleles
 from megabolt.call.likelihood import score_windows
@@ -87,7 +87,7 @@ class CallOptions:
         How often the library's reads slip in repeats (`indel_errors.learn_open_table`); None: as PCR-free ones do.
     snp_prior, indel_prior, further_prior, same_site_prior
         P(a copy differs so from the reference); of each further event in a window; of a second allele of an indel
-        site.
+        site outside repeats.
     min_qual
         Calls below are not written.
     thresholds
@@ -171,7 +171,7 @@ class _Chunk:
     together: list[NDArray[np.int64]]
     forced: frozenset[int]
     windows: Windows
-    log10_event: NDArray[np.float64]
+    priors: EventPriors
     trace: Trace | None = None
 
 
@@ -326,7 +326,14 @@ def _prepare(block: Any, reference: Reference, contig: int, start: int, stop: in
         together,
         forced,
         windows,
-        log10_event_priors(candidates, period, tract, snp_prior=options.snp_prior, indel_prior=options.indel_prior),
+        event_priors(
+            candidates,
+            period,
+            tract,
+            snp_prior=options.snp_prior,
+            indel_prior=options.indel_prior,
+            same_site_prior=options.same_site_prior,
+        ),
     )
 
 
@@ -373,8 +380,7 @@ def _call_complex(
     )  # fmt: skip
     genotypes = genotype_windows(
         chunk.windows, which, chunk.candidates, chunk.reads, haplotypes, likelihoods,
-        log10_event=chunk.log10_event, further_prior=options.further_prior,
-        same_site_prior=options.same_site_prior, ploidy=context.ploidy,
+        priors=chunk.priors, further_prior=options.further_prior, ploidy=context.ploidy,
     )  # fmt: skip
     if chunk.trace is not None:
         scored = Scored(which, window_reads, haplotypes, likelihoods, genotypes, context)

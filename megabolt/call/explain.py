@@ -251,7 +251,7 @@ def _prior(trace: Trace, c: int, event: Event) -> float:
     if trace.chunk is None or trace.options is None:
         return 0.0
     if c >= 0:
-        return float(trace.chunk.log10_event[c])
+        return float(trace.chunk.priors.event[c])
     return math.log10(trace.options.snp_prior if event[2] == SNP else trace.options.indel_prior)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from megabolt.call.candidates import Candidates
 from megabolt.call.haplotypes import Haplotypes
+from megabolt.call.indel_priors import EventPriors
 from megabolt.call.likelihood import Likelihoods
 from megabolt.call.ploidy import n_genotypes
 from megabolt.call.reads import Reads
@@ -91,7 +92,7 @@ def _next_genotype(copies: Any, ploidy: Any, n: Any) -> Any:
     return False
 
 
-@kernel("float64(uint64, int64, int64[::1], int64[::1], uint8[::1], float64[::1], float64, float64)")
+@kernel("float64(uint64, int64, int64[::1], int64[::1], uint8[::1], float64[::1], int64[::1], float64[::1], float64)")
 def _log10_prior(
     union: Any,
     copies: Any,
@@ -99,27 +100,29 @@ def _log10_prior(
     starts: Any,
     kinds: Any,
     log10_event: Any,
+    second_offset: Any,
+    second: Any,
     further: Any,
-    same_site: Any,
 ) -> Any:
     """log10 prior of a genotype, from the `union` of the events that its haplotypes carry.
 
     The rarest event pays its own prior, each further one the smaller `further`: variants come together, in old
-    haplotypes and in unstable places. A second allele of one indel site pays only `same_site`: repeats that vary
-    at all have many alleles. `copies` equal haplotypes other than the reference are 1 / copies as likely as one:
-    the neutral spectrum of allele frequencies.
+    haplotypes and in unstable places. A second allele of one indel site pays its `second` (`EventPriors`): repeats
+    that vary much have many alleles. `copies` equal haplotypes other than the reference are 1 / copies as likely as
+    one: the neutral spectrum of allele frequencies.
     """
     if union == U(0):
         return 0.0
     lowest, total = 0.0, 0.0
-    last_start = np.int64(-1)
+    last = np.int64(-1)  # the indel just before
     for k in range(len(members)):
         if (union >> U(k)) & U(1):
             c = members[k]
             lowest = min(lowest, log10_event[c])
-            repeated = kinds[c] != 0 and starts[c] == last_start
-            total += same_site if repeated else further
-            last_start = starts[c] if kinds[c] != 0 else np.int64(-1)
+            indel = kinds[c] != 0
+            repeated = indel and last >= 0 and starts[c] == starts[last]
+            total += second[second_offset[last] + c - last - 1] if repeated else further
+            last = c if indel else np.int64(-1)
     return lowest + total - further - (np.log10(float(copies)) if copies > 1 else 0.0)
 
 
@@ -174,7 +177,8 @@ def _find(values: Any, low: Any, high: Any, wanted: Any) -> Any:
 
 @kernel(
     "void(int64[::1], int64[::1], int64[::1], int64[::1], uint8[::1], float64[::1], int64[::1], uint64[::1],"
-    " int64[::1], int32[::1], int64[::1], float64[::1], uint8[::1], uint16[::1], int32[::1], float64, float64, int64,"
+    " int64[::1], int32[::1], int64[::1], float64[::1], uint8[::1], uint16[::1], int32[::1], int64[::1], float64[::1],"
+    " float64, int64,"
     " int64, int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1], int8[::1],"
     " int64[::1], float64[::1], float64[::1], int64[:, ::1], float64[::1])"
 )
@@ -194,8 +198,9 @@ def _genotype(
     mapq: Any,
     flag: Any,
     mate: Any,
+    second_offset: Any,
+    second: Any,
     further: Any,
-    same_site: Any,
     max_paired: Any,
     ploidy: Any,
     out_n_haps: Any,
@@ -305,7 +310,7 @@ def _genotype(
                 run = run + 1 if i > 0 and copies[i] == copies[i - 1] else 1
                 if mask != U(0):
                     most = max(most, run)
-            s = _log10_prior(union, most, members, starts, kinds, log10_event, further, same_site)
+            s = _log10_prior(union, most, members, starts, kinds, log10_event, second_offset, second, further)
             out_prior[genotype_at + number] = s
             s += _log10_of_templates(copies, ploidy, table, n_rows)  # (3)
             out_posterior[genotype_at + number] = s
@@ -337,19 +342,18 @@ def genotype_windows(
     haplotypes: Haplotypes,
     likelihoods: Likelihoods,
     *,
-    log10_event: NDArray[np.float64],
+    priors: EventPriors,
     further_prior: float,
-    same_site_prior: float,
     ploidy: int = 2,
 ) -> Genotypes:
     """Posterior of genotypes over haplotypes for the windows numbered `which`.
 
     Parameters
     ----------
-    log10_event
-        float64 [n_candidates], log10 P(one of the copies carries the event).
-    further_prior, same_site_prior
-        P(a further event in the window); P(a second allele of the same indel site).
+    priors
+        Of the candidates.
+    further_prior
+        P(a further event in the window), other than a second allele of the same indel site.
     ploidy
         Copies of the genome, at least 1.
     """
@@ -376,10 +380,10 @@ def genotype_windows(
         mapq=np.zeros(n),
     )
     _genotype(
-        which, windows.candidate_offset, windows.candidate, candidates.start, candidates.kind, log10_event,
+        which, windows.candidate_offset, windows.candidate, candidates.start, candidates.kind, priors.event,
         haplotypes.offset, haplotypes.mask, likelihoods.read_offset, likelihoods.read, likelihoods.offset,
-        likelihoods.log10, reads.mapq, reads.flag, reads.mate, float(np.log10(further_prior)),
-        float(np.log10(same_site_prior)), limit, ploidy, result.n_haps, result.n_fragments, result.hap_offset,
+        likelihoods.log10, reads.mapq, reads.flag, reads.mate, priors.second_offset, priors.second,
+        float(np.log10(further_prior)), limit, ploidy, result.n_haps, result.n_fragments, result.hap_offset,
         result.hap, result.fragment_offset, result.fragments, result.row_offset, result.strand,
         result.posterior_offset, result.posterior, result.prior, result.best, result.mapq,
     )  # fmt: skip

@@ -14,6 +14,7 @@ import pytest
 from megabolt.call.emit import genotype_priors
 from megabolt.call.engine import CallOptions, call_chunk
 from megabolt.call.genotype import Genotypes, genotype_windows, summarise_site
+from megabolt.call.indel_priors import EventPriors
 from megabolt.call.ploidy import PloidyMap, genotype_index, genotypes_of, n_genotypes
 from megabolt.formats.bam_records import RecordBlock
 from megabolt.formats.vcf import NON_REF, VcfRecord
@@ -61,9 +62,8 @@ def window_genotypes(fits: np.ndarray[Any, Any], ploidy: int) -> Genotypes:
         log10=np.ascontiguousarray(fits).ravel(),
     )  # fmt: skip
     parts: list[Any] = [windows, np.zeros(1, np.int64), candidates, reads, haplotypes, likelihoods]
-    return genotype_windows(
-        *parts, log10_event=np.full(n_events, -3.0), further_prior=1e-2, same_site_prior=1e-1, ploidy=ploidy
-    )
+    priors = EventPriors(np.full(n_events, -3.0), np.zeros(n_events, np.int64), np.zeros(0))
+    return genotype_windows(*parts, priors=priors, further_prior=1e-2, ploidy=ploidy)
 
 
 def plain_prior(genotype: tuple[int, ...]) -> float:
