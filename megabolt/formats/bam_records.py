@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.compute.bits import PADDING, U, load_i32, load_u16, load_u32
+from megabolt.compute.bits import PADDING, U, load_i32, load_u16, load_u32, prefetch
 from megabolt.compute.jit import kernel
 from megabolt.errors import InputFormatError
 from megabolt.formats.fasta import Contig
 from megabolt.formats.sam_header import all_lines, field_of, lines_of, program_chain
 
 _MAGIC = b"BAM\x01"
+#: Of what `hop_records` asks the cache for: lines, and how many bytes ahead.
+_LINES, _AHEAD = 6, 2048
 _ADVICE = "The file is damaged: make it again, or copy it again and compare its checksum."
 
 #: What `walk_records` may find wrong.
@@ -242,6 +244,8 @@ def hop_records(data: Any, start: Any, stop: Any, found: Any) -> Any:
     place = start
     sound = True
     while place + 36 <= stop:
+        for line in range(_LINES):  # a record's worth, some records ahead: the chain of sizes would wait for each
+            prefetch(data, min(place + _AHEAD, stop) + 64 * line)
         size = np.int64(load_i32(data, place))
         if size < 33:
             sound = False
