@@ -36,6 +36,8 @@ _TRAILER = struct.Struct("<II")
 #: How isal and zlib are asked for bare deflate data, and for a gzip member with a header of ten bytes.
 _RAW_DEFLATE, _GZIP, _GZIP_HEADER = -15, 31, 10
 DeflateError: Any = isal_zlib.error  # the stubs take the class for an instance
+#: isal's reader of gzip data, in a file or in memory, if it has one: igzip.IGzipFile without its second buffer.
+GzipReader: Any = getattr(isal_zlib, "_GzipReader", None)
 #: Levels of compression, 0 to this.
 BEST_LEVEL = 9
 _FAST_LEVELS = 3  # isal has no more

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from megabolt.compute.bits import PADDING
 from megabolt.errors import InputFormatError
-from megabolt.formats.bgzf import DeflateError
+from megabolt.formats.bgzf import DeflateError, GzipReader
 
 #: Compressed bytes read at a time.
 _READ_BYTES = 1 << 20
@@ -33,8 +33,6 @@ _MAGIC = b"\x1f\x8b\x08\x04"
 _ONLY_SIZE = b"\x06\0BC\x02\0"
 _RAW_DEFLATE = -15
 _LARGEST_BLOCK = 1 << 16
-#: isal's reader of gzip files that are in memory, if it has one.
-_GzipReader: Any = getattr(isal_zlib, "_GzipReader", None)
 _ADVICE = "The file is damaged: copy or download it again and compare its checksum."
 
 
@@ -283,9 +281,9 @@ def _inflate_at_once(blocks: memoryview, target: memoryview) -> bool:
     isal reads them as members of one gzip file, checksums and sizes too. A thread waits for the interpreter's lock once
     a run then, not three times a block, and nothing is copied. What is wrong, and where, this does not tell.
     """
-    if _GzipReader is None:
+    if GzipReader is None:
         return False
-    reader = _GzipReader(blocks)
+    reader = GzipReader(blocks)
     filled = 0
     try:
         while filled < len(target):

@@ -33,6 +33,8 @@ from megabolt.privacy.consent import Permit
 READ_AHEAD = 4
 #: Spare bytes before the text, so that a kernel may load whole vectors that *end* with a read.
 FRONT = PADDING
+#: Bytes that are inflated before their lines are looked for: a core's own cache still holds them.
+_STEP = 1 << 20
 _FIRST_GUESS = 360  # bytes of a record before any was seen: 2 x 150 and a usual name
 _LARGEST_RECORD = 1 << 14  # mean over a batch; beyond it the file is no FASTQ of short reads
 
@@ -436,7 +438,7 @@ class _FileThread:
         batch.text[FRONT:filled] = rest
         n_lines = int(scan.find_newlines(batch.text, FRONT, filled, self._newlines, 0, wanted))
         while n_lines < wanted:
-            missing = int((wanted - n_lines) / 4 * self._record_bytes * 1.02) + 512
+            missing = min(int((wanted - n_lines) / 4 * self._record_bytes * 1.02) + 512, _STEP)
             self._check_size(stream, batch, filled + missing - FRONT, n_lines, n_records)
             self._make_room(batch, filled + missing)
             n = stream.readinto(batch.text[filled : filled + missing])

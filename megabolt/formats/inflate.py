@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from megabolt.compute.bits import PADDING
 from megabolt.errors import InputFormatError
-from megabolt.formats.bgzf import DeflateError
+from megabolt.formats.bgzf import DeflateError, GzipReader
 from megabolt.formats.bgzf_stream import BgzfStream, block_size
 from megabolt.formats.lane import STANDARD_INPUT, name_of
 
-_IGzipFile: Any = igzip.IGzipFile  # not annotated upstream
 _READ_SIZE = 1 << 20
 _LONGEST_HEAD = 1 << 12  # of a gzip member, as far as we look for BGZF's field
 _FOREIGN = {
@@ -76,7 +75,7 @@ class InputStream:
         if self.is_bgzip:
             self._stream = self._blocks = BgzfStream(raw, name_of(self.path), threads=threads)
         elif self.is_gzip:
-            self._stream = _IGzipFile(fileobj=raw, mode="rb")
+            self._stream = _reader_of(raw)
 
     def readinto(self, buffer: Any) -> int:
         """Fill a writable buffer from its start, as far as the stream goes; 0 only at its end."""
@@ -129,7 +128,7 @@ class InputStream:
         if self._stream is not self._blocks or self._blocks is None or not self._blocks.rest.strip(b"\0"):
             return False
         assert self._raw is not None
-        self._stream = _IGzipFile(fileobj=_Joined(self._blocks.rest, self._raw), mode="rb")
+        self._stream = _reader_of(_Joined(self._blocks.rest, self._raw))
         return True
 
     def _check_kind(self, head: bytes) -> None:
@@ -155,6 +154,14 @@ class InputStream:
         else:
             why = f"cannot be read ({error})"
         return self.error(where, why, "Copy or download the file again and compare its checksum.")
+
+
+def _reader_of(raw: Any) -> Any:
+    """What inflates a gzip file of any number of members straight into the caller's buffer."""
+    if GzipReader is not None:
+        return GzipReader(raw, _READ_SIZE)
+    made: Any = igzip.IGzipFile  # not annotated upstream
+    return made(fileobj=raw, mode="rb")
 
 
 class _Joined(io.RawIOBase):
