@@ -30,8 +30,9 @@ U = np.uint64
 MAX_PAIRED = 24
 #: Genotypes of one window at most: the more copies, the fewer haplotypes are combined.
 MAX_GENOTYPES = 4000
-#: No read is placed more surely than this, whatever its MAPQ.
-MIN_MISPLACED = 10**-4.5
+#: No read is placed more surely than this, whatever its MAPQ: it may be a chimera, or from where the reference has
+#: nothing.
+MIN_MISPLACED = 1e-5
 #: A template counts for an allele (AD) if it fits it this much better than any other, in log10.
 SUPPORT_MARGIN = 0.5
 
@@ -258,7 +259,7 @@ def _genotype(
                 out_strand[row_at + row] = np.int8(0)
             row_of[r] = row
             out_strand[row_at + row] |= np.int8(2) if np.int64(flag[i]) & 16 else np.int8(1)
-            e = max(10.0 ** (-float(mapq[i]) / 10.0), 3.1622776601683795e-05)
+            e = max(10.0 ** (-float(mapq[i]) / 10.0), 1e-05)
             base = offset[k] + r * all_haps
             best = log10[base]
             for h in range(1, all_haps):

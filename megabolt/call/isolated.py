@@ -123,7 +123,7 @@ def _pileup(
                 n_seen += 1
                 quality: Any = max(6, min(np.int64(qualities[q]), min(max(np.int64(mapq[r]), 3), 60)))
                 e = 10.0 ** (-0.1 * quality)
-                misplaced = max(10.0 ** (-float(mapq[r]) / 10.0), 3.1622776601683795e-05)
+                misplaced = max(10.0 ** (-float(mapq[r]) / 10.0), 1e-05)
                 fits = 0.0  # log10 of (1 - misplaced) x 1 + misplaced
                 not_fits = np.log10((1.0 - misplaced) * e / 3.0 / (1.0 - e) + misplaced)
                 if bases[q] == ref_base:

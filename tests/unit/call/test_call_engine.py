@@ -12,6 +12,7 @@ import pytest
 
 from megabolt.call.engine import CallOptions, ChunkCalls, call_chunk
 from megabolt.call.filters import Thresholds
+from megabolt.call.genotype import MIN_MISPLACED
 from megabolt.call.reference_confidence import join_reference_blocks
 from megabolt.formats.bam_records import RecordBlock
 from megabolt.formats.vcf import NON_REF, VcfRecord
@@ -77,14 +78,14 @@ def test_isolated_snps() -> None:
 def test_quality_of_a_hom_snp_by_hand() -> None:
     """Ten reads, all T, base quality 30, MAPQ 60.
 
-    Each read's ratio P(T | ref) / P(T | alt) is (1 - m) (e / 3) / (1 - e) + m with e = 10^-3, m = 10^-4.5.
+    Each read's ratio P(T | ref) / P(T | alt) is (1 - m) (e / 3) / (1 - e) + m with e = 10^-3, m = 10^-5.
     log10 posteriors: 0/0 = 10 log10(ratio); 0/1 = 10 log10((1 + ratio) / 2) - 3; 1/1 = -3 - log10 2.
     """
     reference = TextReference({"c": "ACGTCAGGTCATGCCTGTAC" + "A" + "GATTACA" * 5})
     text = reference.sequences["c"]
     reads = [HandRead(5, "30M", text[5:20] + "T" + text[21:35], quality=30) for _ in range(10)]
     (record,) = call(make_block(reads), reference)
-    e, m = 1e-3, 10**-4.5
+    e, m = 1e-3, MIN_MISPLACED
     ratio = (1 - m) * (e / 3) / (1 - e) + m
     hom_ref, het, hom_alt = 10 * math.log10(ratio), 10 * math.log10((1 + ratio) / 2) - 3, -3 + math.log10(0.5)
     total = math.log10(10**het + 10**hom_alt + 10**hom_ref)
@@ -211,6 +212,16 @@ def test_misplaced_reads_are_not_believed() -> None:
     weaker = call(low)
     assert record.qual > 300
     assert not weaker or weaker[0].qual < 100
+
+
+def test_two_reads_that_share_two_differences_are_enough() -> None:
+    """Errors do not strike twice at the same two places; that both reads belong elsewhere is as unlikely."""
+    events = [snp(1500), snp(1520)]
+    reads = reads_of_haplotype(SEQUENCE, events, depth=2, prefix="a", quality=37)
+    reads += reads_of_haplotype(SEQUENCE, [], depth=10, prefix="b", quality=37)
+    found = call(make_block(reads))
+    assert summary(found) == [(*event, "0|1") for event in events]
+    assert [r.filter for r in found] == ["PASS", "PASS"]
 
 
 def mixed_sample() -> tuple[RecordBlock, TextReference]:

@@ -13,7 +13,7 @@ import pytest
 
 from megabolt.call.emit import genotype_priors
 from megabolt.call.engine import CallOptions, call_chunk
-from megabolt.call.genotype import Genotypes, genotype_windows, summarise_site
+from megabolt.call.genotype import MIN_MISPLACED, Genotypes, genotype_windows, summarise_site
 from megabolt.call.indel_priors import EventPriors
 from megabolt.call.ploidy import PloidyMap, genotype_index, genotypes_of, n_genotypes
 from megabolt.formats.bam_records import RecordBlock
@@ -77,7 +77,7 @@ def plain_prior(genotype: tuple[int, ...]) -> float:
 
 def plain_posterior(fits: np.ndarray[Any, Any], genotype: tuple[int, ...]) -> float:
     """Prior and likelihood of one genotype, as the formulas say it."""
-    misplaced = 10**-4.5
+    misplaced = MIN_MISPLACED
     best = fits.max(axis=1, keepdims=True)
     mixed = np.log10((1 - misplaced) * 10 ** (fits - best) + misplaced) + best
     total = float(np.log10((10 ** mixed[:, list(genotype)]).mean(axis=1)).sum())
