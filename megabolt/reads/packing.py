@@ -122,16 +122,16 @@ def _one_hot(codes: Any) -> Any:
 @callee
 def _pack_bases(data: NDArray[np.uint8], p: Any, n_words: Any, out: NDArray[np.uint8], q: Any) -> Any:
     """Whether `n_words` times 16 bases are nothing but A, C, G, T; then they are coded at out[q]."""
+    wrong = U(0)
     for k in range(n_words):
         word = load_u64(data, p + 8 * k)
         codes = ((word >> U(1)) & U(0x7777777777777777)) - ((word >> U(3)) & _LOW)
-        if _one_hot(codes) != word:
-            return False
+        wrong |= _one_hot(codes) ^ word
         codes = (codes | (codes >> U(2))) & U(0x0F0F0F0F0F0F0F0F)
         codes = (codes | (codes >> U(4))) & U(0x00FF00FF00FF00FF)
         codes = (codes | (codes >> U(8))) & U(0x0000FFFF0000FFFF)
         store_u32(out, q + 4 * k, np.uint32((codes | (codes >> U(16))) & U(0xFFFFFFFF)))
-    return True
+    return wrong == U(0)
 
 
 @callee
