@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,6 +71,37 @@ def test_threads_share_one_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(pool.map(call, range(4))) == [0, 2, 4, 6]
     assert made == [1]
     KERNELS.remove(lazy)
+
+
+_CACHED = """
+import sys
+from megabolt.compute.jit import kernel
+from megabolt.formats.bam_records import hop_records
+import numpy as np
+
+hop_records(np.zeros(64, np.uint8), 0, 0, np.zeros(2, np.int64))
+print("numba.np.arrayobj" in sys.modules)
+
+def compiled(x):
+    return np.sqrt(np.zeros(2) + x).sum()
+
+print(kernel(sys.argv[1])(compiled)(9.0))
+"""
+
+
+def test_cached_kernels_need_no_compiler_and_others_find_it(tmp_path: Path) -> None:
+    """The first process compiles, the second takes the kernel from the cache; both compile another one then."""
+    script = tmp_path / "cached.py"
+    script.write_text(_CACHED, encoding="utf-8")
+    paths = os.pathsep.join([str(Path(megabolt.__file__).parent.parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    said = [
+        subprocess.run(
+            [sys.executable, str(script), signature], env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for signature in ("float64(float64)", "float32(float64)")
+    ]
+    assert said == [["True", "6.0"], ["False", "6.0"]]
 
 
 def test_no_callee_calls_one_that_allocates() -> None:
