@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megabolt.call.candidates import Candidates
+from megabolt.call.confidence import genotype_quality
 from megabolt.call.evidence import SNP
 from megabolt.call.filters import Thresholds, filter_names, fisher_strand
 from megabolt.call.genotype import Genotypes, sum_genotypes, summarise_site
@@ -33,7 +34,8 @@ from megabolt.call.windows import Windows
 from megabolt.formats.bases import decode
 from megabolt.formats.vcf import NON_REF, VcfRecord
 
-MAX_GQ = 99
+#: Bases beside a record that are looked at for a tandem repeat.
+BESIDE = 3
 #: Records never claim more than this.
 MAX_QUAL = 10000.0
 _MAX_PL = 99999
@@ -43,7 +45,8 @@ _MAX_PL = 99999
 class EmitContext:
     """What every record needs: names, coordinates, reference, thresholds.
 
-    origin: contig position of local position 0. ref: uint8 codes of the reference segment.
+    origin: contig position of local position 0. ref: uint8 codes of the reference segment; tract: int32, bases of the
+    longest tandem repeat over each base of it.
     fragments: int32, template depth. min_qual: QUAL below this is not written. thresholds: of the filters.
     gvcf: add <NON_REF>. forced: numbers of candidates that are written in any case.
     snp_prior: log10. ploidy: copies of the genome.
@@ -52,6 +55,7 @@ class EmitContext:
     contig: str
     origin: int
     ref: NDArray[np.uint8]
+    tract: NDArray[np.int32]
     fragments: NDArray[np.int32]
     min_qual: float
     thresholds: Thresholds
@@ -128,7 +132,14 @@ def make_record(call: SiteCall, context: EmitContext) -> VcfRecord:
     qual = site_qual(call)
     called = genotype_index(call.genotype)
     others = [v for g, v in enumerate(posterior) if g != called]
-    gq = max(0, min(MAX_GQ, round(-10 * (_log10_sum(others) - total))))
+    beside = context.tract[max(0, call.start - BESIDE) : call.start + len(call.ref) + BESIDE]
+    gq = genotype_quality(
+        _log10_sum(others) - total,
+        int(beside.max(initial=0)),
+        call.mapq,
+        indel=any(len(alt) != len(call.ref) for alt in call.alts),
+        alike=len(set(call.genotype)) == 1,
+    )
     likelihood = [-10 * (v - p) for v, p in zip(posterior, call.log10_prior)]
     alts = call.alts
     depths = [sum(row) for row in call.support[: len(alts) + 1]]

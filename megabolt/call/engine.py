@@ -217,6 +217,7 @@ def call_chunk(
         contig=reference.contigs[contig].name,
         origin=chunk.origin,
         ref=chunk.ref,
+        tract=chunk.tract,
         fragments=chunk.evidence.fragments,
         min_qual=options.min_qual,
         thresholds=options.thresholds,

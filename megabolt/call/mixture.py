@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megabolt.call.candidates import Candidates
-from megabolt.call.emit import MAX_GQ, MAX_QUAL, EmitContext, no_call, site_alleles, strand_odds_ratio
+from megabolt.call.confidence import MAX_GQ
+from megabolt.call.emit import MAX_QUAL, EmitContext, no_call, site_alleles, strand_odds_ratio
 from megabolt.call.evidence import SNP
 from megabolt.call.filters import filter_names, fisher_strand
 from megabolt.call.reads import Reads

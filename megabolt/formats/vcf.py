@@ -50,7 +50,7 @@ _FORMAT = {
     "AD": ("R", "Integer", "Templates that support each allele"),
     "AF": ("A", "Float", "Share of each alternative allele in a mixture (mitochondria)"),
     "DP": ("1", "Integer", "Templates that the genotype rests on; overlapping mates count once"),
-    "GQ": ("1", "Integer", "Phred-scaled probability that the genotype is wrong"),
+    "GQ": ("1", "Integer", "Phred-scaled probability that the genotype is wrong, for whatever reason"),
     "MIN_DP": ("1", "Integer", "Lowest depth in the block"),
     "PGT": ("1", "String", "Physical phase: the alleles by copy, in the order of the phase set"),
     "PID": ("1", "String", "Physical phase: name of the set, its first site"),

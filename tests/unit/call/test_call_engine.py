@@ -92,7 +92,7 @@ def test_quality_of_a_hom_snp_by_hand() -> None:
     assert summary([record]) == [(20, "A", "T", "1/1")]
     assert record.qual == pytest.approx(-10 * (hom_ref - total), abs=1e-6)
     assert record.genotype["PL"] == [round(10 * -math.log10(ratio) * 10), round(-100 * math.log10((1 + ratio) / 2)), 0]
-    assert record.genotype["GQ"] == round(-10 * (het - total))
+    assert record.genotype["GQ"] == round(-10 * math.log10(10 ** (het - total) + 1e-4))
 
 
 def test_pileup_and_windows_share_one_scale() -> None:
