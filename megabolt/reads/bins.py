@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megabolt.align.record import RecordChunk
+from megabolt.compute.bits import PADDING
 from megabolt.errors import InternalError, ResourceError
 from megabolt.formats.bam import RecordBlock
 from megabolt.reads.arena import BufferPool
@@ -387,7 +388,7 @@ class BinStore:
             (HALO << PLACE_SHIFT, (HALO + BIN_BASES) << PLACE_SHIFT) if k < self.layout.n_bins else (0, _KEY_END)
         )
         room = self._contents.frame_bytes
-        pool, buffer = BufferPool(), np.empty(room, np.uint8)
+        pool, buffer = BufferPool(), np.empty(room + PADDING, np.uint8)
         filled = np.zeros(2, np.int64)
         for data, start, stop in self._contents.buffers(k, low, high):
             if filled[0] + stop - start > room:

@@ -387,6 +387,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from megabolt.align.record import RecordChunk
+from megabolt.compute.bits import PADDING
 from megabolt.reads.arena import BufferPool
 from megabolt.reads.bins import BinStore
 from megabolt.reads.scratch import SpillFile
@@ -410,11 +411,12 @@ def run(budget, n_chunks):
     return store.spilled_bytes
 
 n, rng = 8192, np.random.default_rng(1)
-records = np.zeros((n, 400), np.uint8)
+data = np.zeros(n * 400 + PADDING, np.uint8)
+records = data[: n * 400].reshape(n, 400)
 places = rng.integers(0, 20 << 20, n)
 records[:, :4] = np.frombuffer(np.uint32(396).tobytes(), np.uint8)
 chunk = RecordChunk(
-    records.reshape(-1), np.arange(n + 1) * 400, (places.astype(np.uint64) + 1) << np.uint64(1), np.arange(n) * 16,
+    data, np.arange(n + 1) * 400, (places.astype(np.uint64) + 1) << np.uint64(1), np.arange(n) * 16,
     np.full((n // 2, 2), (1 << 64) - 1, np.uint64), np.zeros(n // 2, np.int32), n_pairs=n // 2, n_records=n,
 )
 run(1 << 22, 2)
