@@ -23,6 +23,7 @@ ARROWS = {
     "formats": {"errors", "privacy", "compute"},
     "align": {"errors", "privacy", "compute", "formats"},
     "reads": {"errors", "privacy", "compute", "formats", "align"},
+    "paralogs": {"errors", "privacy", "compute", "formats", "align"},
     "metrics": {"errors", "privacy", "compute", "formats"},
     "recalibrate": {"errors", "privacy", "compute", "formats"},
     "call": {"errors", "privacy", "compute", "formats"},

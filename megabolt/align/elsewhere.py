@@ -32,9 +32,10 @@ LEAST_SHARE = 0.8
 _INTS = types.int64[::1]
 
 
-@kernel(types.int64(types.uint8[::1], _INTS, types.uint8[::1], READS_TYPE, TABLES_TYPE, _INTS, _INTS))
+@kernel(types.int64(types.uint8[::1], types.int64, _INTS, types.uint8[::1], READS_TYPE, TABLES_TYPE, _INTS, _INTS))
 def _list_places(
     wanted: NDArray[np.uint8],
+    most: int,
     place: NDArray[np.int64],
     reverse: NDArray[np.uint8],
     reads: PackedReads,
@@ -42,14 +43,14 @@ def _list_places(
     job_read: NDArray[np.int64],
     job_key: NDArray[np.int64],
 ) -> int:
-    """Places named by the seeds of the wanted reads, other than the read's own; returns their number."""
+    """Places named by the seeds of the wanted reads, `most` of each, other than its own; returns their number."""
     keys, votes = np.empty(MOST_PLACES, np.int64), np.empty(MOST_PLACES, np.int64)
     n_jobs = 0
     for r in range(len(wanted)):
         if wanted[r] == 0:
             continue
         n, _ = places_of_seeds(r, ZERO, reads.length[r], reads, tables, keys, votes)
-        for _ in range(MOST_ALIGNED):
+        for _ in range(most):
             best = -1
             for z in range(n):
                 own = (keys[z] & 1) == reverse[r] and abs((keys[z] >> 1) - place[r]) <= SAME_PLACE
@@ -63,6 +64,29 @@ def _list_places(
     return n_jobs
 
 
+def find_elsewhere(
+    wanted: NDArray[np.uint8], out: Alignments, reads: PackedReads, tables: Tables, *, most: int
+) -> ExtraAlignments:
+    """Alignments of the wanted reads (uint8 [R]) at other places than their own in `out`, at most `most` of each.
+
+    By read, the best place first, each place once.
+    """
+    place = tables.contig_offset[np.maximum(out.contig, 0)] + out.start
+    room = most * int(wanted.sum())
+    job_read, job_key = np.empty(room, np.int64), np.empty(room, np.int64)
+    n_jobs = _list_places(wanted, most, place, out.reverse, reads, tables, job_read, job_key)
+    if n_jobs == 0:
+        return ExtraAlignments.allocate(0)
+    jobs = build_jobs(job_read[:n_jobs].copy(), job_key[:n_jobs].copy(), NEAR_BAND, reads, tables)
+    result = run_jobs(jobs, NEAR_BAND)
+    found = ExtraAlignments.allocate(n_jobs)
+    enter_alignments(np.arange(n_jobs), np.arange(n_jobs), jobs, result, reads, tables, found)
+    found.read[:] = jobs.read
+    found = found.select((found.n_cigar > 0) & (found.score >= MIN_SCORE) & ~_is_known(found, out))
+    found = found.select(np.lexsort((found.start, found.contig, -found.score.astype(np.int64), found.read)))
+    return found.select(~_repeats(found))
+
+
 def add_elsewhere(
     placed: NDArray[np.int64], options: AlignOptions, reads: PackedReads, tables: Tables, out: Alignments
 ) -> None:
@@ -74,21 +98,9 @@ def add_elsewhere(
     wanted = out.mapped.copy()
     if options.xa == 0:
         wanted &= np.repeat(placed[: out.n_pairs, STATUS] != FAST, 2).astype(np.uint8)
-    place = tables.contig_offset[np.maximum(out.contig, 0)] + out.start
-    room = MOST_ALIGNED * int(wanted.sum())
-    job_read, job_key = np.empty(room, np.int64), np.empty(room, np.int64)
-    n_jobs = _list_places(wanted, place, out.reverse, reads, tables, job_read, job_key)
-    if n_jobs == 0:
+    found = find_elsewhere(wanted, out, reads, tables, most=MOST_ALIGNED)
+    if len(found) == 0:
         return
-    jobs = build_jobs(job_read[:n_jobs].copy(), job_key[:n_jobs].copy(), NEAR_BAND, reads, tables)
-    result = run_jobs(jobs, NEAR_BAND)
-    found = ExtraAlignments.allocate(n_jobs)
-    enter_alignments(np.arange(n_jobs), np.arange(n_jobs), jobs, result, reads, tables, found)
-    found.read[:] = jobs.read
-    found = found.select((found.n_cigar > 0) & (found.score >= MIN_SCORE) & ~_is_known(found, out))
-    # The best place of each read first, and each place once.
-    found = found.select(np.lexsort((found.start, found.contig, -found.score.astype(np.int64), found.read)))
-    found = found.select(~_repeats(found))
     on_alt = tables.is_alt[found.contig] > 0 if has_alt else np.zeros(len(found), np.bool_)
     parts = [out.extra]
     if has_alt:

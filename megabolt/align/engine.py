@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.align.alignments import Alignments
+from megabolt.align.alignments import Alignments, ExtraAlignments
 from megabolt.align.choose import FAST, MAPQ, MATE_COLUMNS, N_COLUMNS, N_CONTEXT, PLACE, STATUS, STRAND
-from megabolt.align.elsewhere import add_elsewhere
+from megabolt.align.elsewhere import add_elsewhere, find_elsewhere
 from megabolt.align.extend import finish, rescore
 from megabolt.align.fast import place_fast
 from megabolt.align.full import QUEUE_PER_PAIR, place_full, place_rescored
@@ -86,6 +86,12 @@ class PairAligner:
             clip_hidden(work.reads, alignments)
         return alignments
 
+    def other_places(self, batch: PairBatch, own: Alignments, *, most: int) -> ExtraAlignments:
+        """Alignments of reads that have places already, at up to `most` others: by read, the best first."""
+        work = self._room_for(batch)
+        pack_reads(*batch.text, *batch.fields, batch.n_pairs, False, work.reads)
+        return find_elsewhere(own.mapped, own, work.reads, self._tables, most=most)
+
     def learn_insert_size(self, batches: Sequence[PairBatch]) -> InsertSize:
         """Fragment lengths of a read group from its first batches."""
         found = [np.empty(0, np.int64)]
@@ -109,11 +115,15 @@ class PairAligner:
         start, length = batch.fields[0][0, :2].tolist()
         return batch.text[0][start : start + length].tobytes().startswith(TWO_COLOUR_NAMES)
 
+    def _room_for(self, batch: PairBatch) -> _Workspace:
+        """This thread's workspace, large enough for a batch."""
+        n, work = batch.n_pairs, self._workspace
+        work.fit(n, int(max(batch.fields[0][:n, 4].max(initial=0), batch.fields[1][:n, 4].max(initial=0))))
+        return work
+
     def _place_by_a_few_seeds(self, batch: PairBatch, insert_size: InsertSize) -> _Workspace:
         """Fill this thread's workspace with the reads of a batch and the placements of those that are plain."""
-        n, work = batch.n_pairs, self._workspace
-        longest = int(max(batch.fields[0][:n, 4].max(initial=0), batch.fields[1][:n, 4].max(initial=0)))
-        work.fit(n, longest)
+        n, work = batch.n_pairs, self._room_for(batch)
         pack_reads(*batch.text, *batch.fields, n, False, work.reads)
         place_fast(work.reads, self._tables, insert_size, n, work.placed)
         return work

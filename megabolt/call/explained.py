@@ -150,6 +150,8 @@ class Explanation:
 
     nearest: contig positions of the candidates before and after it. names: of the windows' candidates, as 1436 A>G.
     view_start, view: the reference around the site, text.
+    came_from, went_to: starts of records over the site that were moved here from another copy of the sequence, before;
+    of those that the file has over the site and that were moved away, after.
     """
 
     contig: str
@@ -167,6 +169,8 @@ class Explanation:
     names: Mapping[Event, str]
     view_start: int
     view: str
+    came_from: tuple[int, ...] = ()
+    went_to: tuple[int, ...] = ()
 
     @property
     def mixture(self) -> bool:

@@ -378,14 +378,17 @@ class BinStore:
         )
         return RecordBlock(out, offsets[: n + 1]), keys[:n]
 
-    def records_of(self, k: int) -> Iterator[RecordBlock]:
+    def records_of(self, k: int, *, halo: bool = False) -> Iterator[RecordBlock]:
         """Bin k's own records, unsorted, duplicates flagged, megabyte by megabyte; the bin keeps them.
 
-        A block is valid until the next is asked for. All records must be in. Safe for threads.
+        A block is valid until the next is asked for. All records must be in. Safe for threads. halo: those around it
+        as well.
         """
         self._check_flags()
         low, high = (
-            (HALO << PLACE_SHIFT, (HALO + BIN_BASES) << PLACE_SHIFT) if k < self.layout.n_bins else (0, _KEY_END)
+            (HALO << PLACE_SHIFT, (HALO + BIN_BASES) << PLACE_SHIFT)
+            if k < self.layout.n_bins and not halo
+            else (0, _KEY_END)
         )
         room = self._contents.frame_bytes
         pool, buffer = BufferPool(), np.empty(room + PADDING, np.uint8)

@@ -20,13 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megabolt.call.engine import MARGIN, ChunkCalls
+from megabolt.align.engine import PairAligner
+from megabolt.call.engine import MARGIN, CallOptions, ChunkCalls
+from megabolt.call.ploidy import DIPLOID
 from megabolt.call.reads import MAX_SPAN
 from megabolt.call.reference_confidence import join_reference_blocks
 from megabolt.errors import InternalError
-from megabolt.formats.fasta import Contig
+from megabolt.formats.fasta import Contig, Reference
 from megabolt.formats.vcf import NON_REF, VcfRecord, write_vcf
 from megabolt.joint.single import OneRecordPerPlace
+from megabolt.paralogs.settle import Blocks, Moves, find_moves
 from megabolt.privacy.consent import Permit
 from megabolt.reads.bins import BIN_BASES, HALO
 from megabolt.workflow.metrics import CallCounts
@@ -65,6 +68,21 @@ def chunks_of(contig: int, start: int, stop: int, *limits: Sequence[NDArray[np.i
             continue
         chunks.append(Chunk(contig, first, last))
     return chunks
+
+
+def moves_in(
+    blocks: Blocks, chunk: Chunk, reference: Reference, options: CallOptions, aligner: PairAligner | None
+) -> Moves:
+    """Records of a chunk, a whole one, that come from another copy of their sequence than the one they were put at.
+
+    None without an aligner, and where there are not two copies of the genome: what is known of depth follows from them.
+    """
+    low = max(0, chunk.start - MARGIN)
+    high = min(chunk.stop + MARGIN, reference.contigs[chunk.contig].length)
+    diploid = all(copies == DIPLOID for _, _, copies in options.ploidy.within(chunk.contig, low, high))
+    if aligner is None or not diploid or chunk.contig in options.mixture:
+        return Moves.none()
+    return find_moves(blocks, chunk.contig, low, high, reference, aligner)
 
 
 def without_non_ref(record: VcfRecord) -> VcfRecord:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from megabolt.align.engine import PairAligner
 from megabolt.align.index import open_index
 from megabolt.call.engine import CallOptions, call_chunk
 from megabolt.call.explain import decided_before, explain
@@ -27,9 +29,10 @@ from megabolt.formats.bam_records import RecordBlock
 from megabolt.formats.bases import decode
 from megabolt.formats.fasta import Contig, Reference
 from megabolt.formats.output import atomic_output
+from megabolt.paralogs.settle import Moves
 from megabolt.privacy.consent import GERMLINE_CALLING, authorize
 from megabolt.reads.bins import HALO
-from megabolt.workflow.call_job import CHUNK_BASES
+from megabolt.workflow.call_job import CHUNK_BASES, Chunk, moves_in
 from megabolt.workflow.call_request import DEFAULT_REQUEST, CallRequest
 from megabolt.workflow.copies import FILE_WINDOW_BASES, FILE_WINDOWS, counts_of_file, resolve
 from megabolt.workflow.explain_page import page_of
@@ -122,8 +125,13 @@ def run_explain(
             for note in resolved.notes:
                 say(note)
         options = learn_indel_errors(resolved.options, genome, records_of_file(reader.fetch), threads=_THREADS)
-        trace, block = _called(reader.fetch, genome, contig, question.position, options)
+        trace, block, moves = _called(reader.fetch, genome, contig, question.position, options, PairAligner(genome))
     found = explain(trace, block, genome, contig, question.position, asked=asked, flank=flank)
+    found = replace(
+        found,
+        came_from=_places_of(moves.was, moves.now, question.position),
+        went_to=_places_of(moves.now, moves.was, question.position),
+    )
     if page is not None:
         permit.record("open-write", page, format="html")
         with atomic_output(page) as temporary:
@@ -131,10 +139,21 @@ def run_explain(
     return found, sample
 
 
+def _places_of(wanted: NDArray[np.int64], over: NDArray[np.int64], site: int) -> tuple[int, ...]:
+    """Starts of one of two spans of records, where the other one holds the site."""
+    holds = (over[:, 0] <= site) & (site < over[:, 1])
+    return tuple(np.sort(wanted[holds, 0]).tolist())
+
+
 def _called(
-    fetch: Callable[[int, int, int], RecordBlock], genome: Reference, contig: int, site: int, options: CallOptions
-) -> tuple[Trace, RecordBlock]:
-    """The trace of the chunk that decides about a site, and its records."""
+    fetch: Callable[[int, int, int], RecordBlock],
+    genome: Reference,
+    contig: int,
+    site: int,
+    options: CallOptions,
+    aligner: PairAligner | None,
+) -> tuple[Trace, RecordBlock, Moves]:
+    """The trace of the chunk that decides about a site, its records, and which of them were moved."""
     length = genome.contigs[contig].length
     near = np.array([[max(0, site - _AROUND), min(length, site + _AROUND)]], np.int64)
     regions = tuple(near if k == contig else near[:0] for k in range(len(genome.contigs)))
@@ -142,10 +161,12 @@ def _called(
     while True:
         stop = min(start + CHUNK_BASES, length)
         block = fetch(contig, max(0, start - HALO), stop + HALO)
+        moves = moves_in([block].__iter__, Chunk(contig, start, stop), genome, options, aligner)
+        block = moves.applied(block)
         trace = Trace()
         call_chunk(block, genome, contig, start, stop, replace(options, regions=regions), trace=trace)
         if start == 0 or not decided_before(trace, site):
-            return trace, block
+            return trace, block, moves
         start -= CHUNK_BASES
 
 

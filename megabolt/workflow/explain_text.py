@@ -100,11 +100,11 @@ def _reads(found: Explanation) -> Section:
     used = [read for read in found.reads if not read.why]
     n_out = len(found.reads) - len(used)
     if not found.reads:
-        return Section("Reads", ("No record overlaps the site.",))
+        return Section("Reads", ("No record overlaps the site.", *_moved(found)))
     words = f"{_plural(len(found.reads), 'record')} over the site: {len(used)} used"
     if n_out:
         words += f", {n_out} left out ({by_reason(tuple(read for read in found.reads if read.why))})"
-    lines = [words + "."]
+    lines = [words + ".", *_moved(found)]
     numbered = {read.index: read for read in used}
     pairs = [(read, numbered[read.mate]) for read in used if read.mate > read.index and read.mate in numbered]
     if pairs:
@@ -129,6 +129,22 @@ def _reads(found: Explanation) -> Section:
         lines.append(f"{_plural(len(none), 'usable record')} without a base there.")
     head = ("allele", "used", "forward", "reverse", "base quality", "after mates", "MAPQ", "left out")
     return Section("Reads", tuple(lines), head, tuple(rows))
+
+
+def _moved(found: Explanation) -> list[str]:
+    """What is to be said of records that were moved between two copies of a sequence."""
+    lines = []
+    for starts, which, verb in (
+        (found.came_from, "of these", "were moved here from"),
+        (found.went_to, "more that the file has here", "were moved to"),
+    ):
+        if starts:
+            near = place(found, starts[len(starts) // 2])
+            lines.append(
+                f"{_plural(len(starts), 'record')} {which} {verb} a copy of the sequence near {near}: the person's"
+                " haplotypes of both copies explain all their reads better so."
+            )
+    return lines
 
 
 def _ends_inside(found: Explanation) -> int:

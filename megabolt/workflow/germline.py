@@ -110,6 +110,7 @@ def run_germline(
     ResourceError
         Too little memory or disk; nothing is left behind.
     """
+    from megabolt.align.engine import PairAligner
     from megabolt.workflow.copies import counts_of_bins
     from megabolt.workflow.indel_learning import records_of_bins
 
@@ -132,7 +133,9 @@ def run_germline(
         with ExitStack() as stack:
             writer = stack.enter_context(job.bam_writer(paths.reads, header)) if bam else None
             sink = job.sink(stack, paths.vcf, paths.gvcf if gvcf else None, options)
-            calling = Calling(job.index, options, sink, sample, gvcf, request.all_sites, resolved.ids)
+            calling = Calling(
+                job.index, options, sink, sample, gvcf, request.all_sites, resolved.ids, PairAligner(job.index)
+            )
             job.sweep(store, writer, calling)
             job.finish(stack)
         more = job.write_metrics_files(outdir / "metrics")
@@ -274,6 +277,7 @@ def run_call(
     InputFormatError
         Another reference's BAM, or one of several samples.
     """
+    from megabolt.align.engine import PairAligner
     from megabolt.workflow.copies import counts_of_file
     from megabolt.workflow.indel_learning import records_of_file
 
@@ -294,7 +298,14 @@ def run_call(
             sink = job.sink(stack, output, gvcf, options)
             with job.clock.stage("call"):
                 calling = Calling(
-                    job.index, options, sink, job.sample, gvcf is not None, request.all_sites, resolved.ids
+                    job.index,
+                    options,
+                    sink,
+                    job.sample,
+                    gvcf is not None,
+                    request.all_sites,
+                    resolved.ids,
+                    PairAligner(job.index),
                 )
                 call_file(reader, calling, threads=threads, clock=job.clock)
             job.finish(stack)

@@ -11,11 +11,12 @@ goes. Deep bins come in parts, each a block of its own. A job that only writes m
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -26,15 +27,17 @@ from megabolt.formats.bam import RecordBlock
 from megabolt.formats.bgzf import BATCH_BYTES, compress_batch
 from megabolt.formats.fasta import Reference
 from megabolt.reads.arena import BufferPool
-from megabolt.reads.bins import FLAG_DUPLICATES, HALO, NO_TAG, BinBlock, BinStore, Finish, Part, Region
+from megabolt.reads.bins import BIN_BASES, FLAG_DUPLICATES, HALO, NO_TAG, BinBlock, BinStore, Finish, Part, Region
 from megabolt.reads.pieces import FilledPiece, Piece, SortedPart, cut
 from megabolt.workflow.clock import Clock
 from megabolt.workflow.ordered import Room, in_order, worker_pool
 
 if TYPE_CHECKING:  # a job that does not call does not load the caller
+    from megabolt.align.engine import PairAligner
     from megabolt.call.engine import CallOptions, ChunkCalls
     from megabolt.call.known import KnownIds
     from megabolt.metrics import Collector
+    from megabolt.paralogs.settle import Moves
     from megabolt.recalibrate import Applier
     from megabolt.workflow.call_job import CallSink, Chunk
     from megabolt.workflow.recalibrate_job import Covariates
@@ -61,7 +64,10 @@ class ReadSource(Protocol):
 
 @dataclass(frozen=True)
 class Calling:
-    """How and where to call: options (with targets), the reference, the sink; names of known variants."""
+    """How and where to call: options (with targets), the reference, the sink; names of known variants.
+
+    aligner: knows other places of reads; None: all reads stay where they are (see `paralogs/settle.py`).
+    """
 
     reference: Reference
     options: CallOptions
@@ -70,6 +76,7 @@ class Calling:
     gvcf: bool = False
     all_sites: bool = False
     ids: KnownIds | None = None
+    aligner: PairAligner | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,8 @@ def sweep(
     bins = _Sweep(store, calling, touch, clock, room)
     pending: deque[_BlockWork] = deque()
     n_done = 0
+    n_parts = Counter(part.bin for part in parts if part.bin < store.layout.n_bins)
+    bins.find_moves(k for k, n in n_parts.items() if n > 1)
     with (
         worker_pool(threads) as pool,
         closing(in_order(pool, bins.sort, bins.admitted(parts), n_sorted, bins.fits)) as blocks,
@@ -241,15 +250,21 @@ def call_file(reader: ReadSource, calling: Calling, *, threads: int, clock: Cloc
     calling.sink.finish()
 
 
-def _call_records(records: RecordBlock, chunk: Chunk, calling: Calling, clock: Clock) -> ChunkCalls:
+def _call_records(
+    records: RecordBlock, chunk: Chunk, calling: Calling, clock: Clock, moves: Moves | None = None
+) -> ChunkCalls:
+    """The calls of a chunk. moves: of its records; None: to be found among them, which are all of a whole chunk."""
     from megabolt.call.engine import ChunkCalls, call_chunk
+    from megabolt.workflow.call_job import moves_in
 
     forced = chunk.contig in calling.options.forced
     if len(records.offsets) == 1 and not (calling.gvcf or calling.all_sites or forced):
         return ChunkCalls([])
     with clock.work("call"):
+        if moves is None:
+            moves = moves_in([records].__iter__, chunk, calling.reference, calling.options, calling.aligner)
         calls = call_chunk(
-            records,
+            moves.applied(records),
             calling.reference,
             chunk.contig,
             chunk.start,
@@ -284,6 +299,28 @@ class _Sweep:
     def __init__(self, store: BinStore, calling: Calling | None, touch: Touch, clock: Clock, room: Room) -> None:
         self._store, self._calling, self._touch, self._clock, self._room = store, calling, touch, clock, room
         self._buffers = BufferPool()
+        self._moves: dict[tuple[int, int], Moves] = {}
+
+    def find_moves(self, deep: Iterable[int]) -> None:
+        """Find out, for bins whose chunks are called in parts, what moves: that takes all records of a chunk."""
+        calling = self._calling
+        if calling is None:
+            return
+        from megabolt.workflow.call_job import chunks_of, moves_in
+
+        for k in deep:
+            blocks = partial(self._records_of, k)
+            for region in self._store.layout.regions[k]:
+                for chunk in chunks_of(region.contig, region.start, region.stop, calling.options.targets):
+                    with self._clock.work("call"):
+                        found = moves_in(blocks, chunk, calling.reference, calling.options, calling.aligner)
+                    self._moves[chunk.contig, chunk.start // BIN_BASES] = found
+
+    def _records_of(self, k: int) -> Iterator[RecordBlock]:
+        for block in self._store.records_of(k, halo=True):
+            if self._touch.applier is not None:
+                self._touch.applier.apply(block)
+            yield block
 
     def fits(self, part: Part) -> bool:
         """Whether there is room to sort a part."""
@@ -331,7 +368,9 @@ class _Sweep:
         if calling is None:
             raise InternalError("a chunk without a caller")
         records = block.around(region, chunk.start, chunk.stop)
-        return _call_records(records, chunk, calling, self._clock)
+        return _call_records(
+            records, chunk, calling, self._clock, self._moves.get((chunk.contig, chunk.start // BIN_BASES))
+        )
 
     def _count(self, block: BinBlock, regions: Sequence[Region]) -> None:
         if self._touch.collector is not None:

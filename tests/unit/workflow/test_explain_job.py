@@ -246,7 +246,7 @@ def test_the_chunk_that_decides_is_called(monkeypatch: pytest.MonkeyPatch) -> No
     block, reference = make_block(reads), TextReference({"c": text})
     monkeypatch.setattr(explain_job, "CHUNK_BASES", 1010)
     for site, start in ((1015, 0), (1200, 1010), (900, 0)):
-        trace, _ = explain_job._called(lambda *_: block, reference, 0, site, CallOptions())
+        trace, *_ = explain_job._called(lambda *_: block, reference, 0, site, CallOptions(), None)
         assert trace.chunk is not None
         assert trace.chunk.start == start
         assert [r.start for r in trace.records] == ([999] if start == 0 else [])
