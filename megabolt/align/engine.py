@@ -96,7 +96,7 @@ class PairAligner:
         """Fragment lengths of a read group from its first batches."""
         found = [np.empty(0, np.int64)]
         for batch in batches:
-            work = self._place_by_a_few_seeds(batch, InsertSize())
+            work = self._place_by_a_few_seeds(batch, InsertSize(), plain=True)  # gaps falsify what is measured here
             rows = work.placed[: batch.n_pairs]
             first, second = rows[:, :MATE_COLUMNS], rows[:, MATE_COLUMNS : 2 * MATE_COLUMNS]
             sure = (rows[:, STATUS] == FAST) & (first[:, MAPQ] >= 20) & (second[:, MAPQ] >= 20)
@@ -121,16 +121,19 @@ class PairAligner:
         work.fit(n, int(max(batch.fields[0][:n, 4].max(initial=0), batch.fields[1][:n, 4].max(initial=0))))
         return work
 
-    def _place_by_a_few_seeds(self, batch: PairBatch, insert_size: InsertSize) -> _Workspace:
-        """Fill this thread's workspace with the reads of a batch and the placements of those that are plain."""
+    def _place_by_a_few_seeds(self, batch: PairBatch, insert_size: InsertSize, plain: bool) -> _Workspace:
+        """Fill this thread's workspace with the reads of a batch and the placements of those that are plain.
+
+        plain: see `place_fast`.
+        """
         n, work = batch.n_pairs, self._room_for(batch)
         pack_reads(*batch.text, *batch.fields, n, False, work.reads)
-        place_fast(work.reads, self._tables, insert_size, n, work.placed)
+        place_fast(work.reads, self._tables, insert_size, n, plain, work.placed)
         return work
 
     def _place(self, batch: PairBatch, insert_size: InsertSize) -> _Workspace:
         """Fill this thread's workspace with the placements of a batch."""
-        work = self._place_by_a_few_seeds(batch, insert_size)
+        work = self._place_by_a_few_seeds(batch, insert_size, plain=False)
         n, reads, tables = batch.n_pairs, work.reads, self._tables
         if hide_tails(
             *batch.text, *batch.fields, n, self.options.adapters != "off", self._hides_poly_g(batch), reads, work.placed

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megabolt.align.choose import FAST, PENALTY, STATUS, UNPLACED
 from megabolt.align.engine import InsertSize, PairAligner
 from megabolt.align.index import build_index, open_index
+from megabolt.align.verify import GAP_EXTEND, GAP_OPEN
 from megabolt.formats.bases import decode, encode, reverse_complement
 from megabolt.testing.batches import pair_batch
 
@@ -93,6 +95,22 @@ def test_deletions_and_insertions(aligner: PairAligner, genome: str, gap: int) -
     assert f"{gap}I" in cigars[1]
     assert got.score[0] == 150 - 6 - gap
     assert got.score[2] == 150 - gap - 6 - gap
+
+
+@pytest.mark.parametrize("gap", [1, 4, 11])
+def test_a_second_look_settles_a_short_gap(aligner: PairAligner, genome: str, gap: int) -> None:
+    """One pair of a usual fragment, and one whose fragment could be as short as its reads: that is left to tier 2."""
+    deleted = genome[1000:1070] + genome[1070 + gap : 1150 + gap]
+    short = rc(genome[1000 + gap : 1150 + gap])
+    batch = pair_batch([deleted, deleted], [rc(genome[1250:1400]), short])
+    assert (aligner._place_by_a_few_seeds(batch, INSERT, plain=True).placed[:2, STATUS] == UNPLACED).all()
+    placed = aligner._place_by_a_few_seeds(batch, INSERT, plain=False).placed[:2]
+    assert placed[:, STATUS].tolist() == [FAST, UNPLACED]
+    assert placed[0, PENALTY] == GAP_OPEN + gap * GAP_EXTEND
+    got = aligner.align(batch, INSERT)
+    assert got.start.tolist() == [1000, 1250, 1000, 1000 + gap]
+    assert got.mapq.tolist() == [60, 60, 60, 60]
+    assert f"{gap}D" in cigar_of(got, 0)
 
 
 def test_adapter_is_soft_clipped(aligner: PairAligner, genome: str) -> None:
