@@ -88,6 +88,8 @@ class PairAligner:
 
     def other_places(self, batch: PairBatch, own: Alignments, *, most: int) -> ExtraAlignments:
         """Alignments of reads that have places already, at up to `most` others: by read, the best first."""
+        if batch.n_pairs == 0:
+            return ExtraAlignments.allocate(0)
         work = self._room_for(batch)
         pack_reads(*batch.text, *batch.fields, batch.n_pairs, False, work.reads)
         return find_elsewhere(own.mapped, own, work.reads, self._tables, most=most)

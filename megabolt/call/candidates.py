@@ -20,6 +20,14 @@ from megabolt.call.reads import Reads
 from megabolt.compute.jit import kernel
 
 U = np.uint64
+#: Reads that make a candidate; one does for an indel of at least so many bases: at low depth the longer allele of a
+#: repeat has no more, and chance seldom makes it.
+MIN_READS, LONG_INDEL = 2, 2
+
+
+def reads_needed(kind: int, length: int) -> int:
+    """How many reads make a candidate of an event; length: inserted or deleted bases."""
+    return 1 if kind != SNP and length >= LONG_INDEL else MIN_READS
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,8 @@ def _group_indels(
         d = max(1, np.int64(depth[p]))
         for x in range(i, j):
             member[x] = -1
-        if j - i >= 2 and j - i >= min_fraction * d:
+        need = 1 if l >= LONG_INDEL else MIN_READS
+        if j - i >= need and j - i >= min_fraction * d:
             if kind == 2:
                 for x in range(i, j):
                     member[x] = n_groups
@@ -126,7 +135,7 @@ def _group_indels(
                             member[i + x] = -3
                             size += 1
                     left -= size
-                    keep = size >= 2 and size >= min_fraction * d
+                    keep = size >= need and size >= min_fraction * d
                     if keep:
                         # (4) consensus: the majority of each place
                         for y in range(l):
@@ -180,7 +189,7 @@ def _snp_candidates(evidence: Evidence, min_fraction: float) -> tuple[NDArray[np
 def find_candidates(
     evidence: Evidence, reads: Reads, *, min_snp_fraction: float, min_indel_fraction: float
 ) -> Candidates:
-    """Alleles seen by at least two reads and a minimal fraction of the depth.
+    """Alleles seen by at least two reads (indels of two and more bases: by one) and a minimal fraction of the depth.
 
     Parameters
     ----------

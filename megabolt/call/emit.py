@@ -79,7 +79,8 @@ class SiteCall:
     """A called site before it is written.
 
     start: local position of the first base of `ref`. log10_genotype: posterior of each genotype, VCF order, not
-    normalised. log10_prior: prior of each genotype, to get likelihoods back. support: templates by allele (and
+    normalised; log10_plain: that of nothing but the reference there, not even alleles of other records.
+    log10_prior: prior of each genotype, to get likelihoods back. support: templates by allele (and
     one row for none) and strand. log10_spare: likelihood of a .. a, x with an x nobody has seen, relative to
     a .. a, by allele a.
     """
@@ -89,6 +90,7 @@ class SiteCall:
     alts: tuple[str, ...]
     genotype: tuple[int, ...]
     log10_genotype: list[float]
+    log10_plain: float
     log10_prior: list[float]
     support: list[list[int]]
     log10_spare: list[float]
@@ -121,8 +123,8 @@ def strand_odds_ratio(ref: list[int], alt: list[int]) -> float:
 
 
 def site_qual(call: SiteCall) -> float:
-    """Phred of P(nobody carries an alternative allele of the site)."""
-    return min(MAX_QUAL, max(0.0, -10 * (call.log10_genotype[0] - _log10_sum(call.log10_genotype))))
+    """Phred of P(nothing but the reference there)."""
+    return min(MAX_QUAL, max(0.0, -10 * (call.log10_plain - _log10_sum(call.log10_genotype))))
 
 
 def make_record(call: SiteCall, context: EmitContext) -> VcfRecord:
@@ -223,6 +225,7 @@ def pileup_records(calls: SnpCalls, candidates: Candidates, context: EmitContext
             alts=(decode(candidates.bases(c)),),
             genotype=(0,) * (context.ploidy - copies) + (1,) * copies,
             log10_genotype=posterior[k].tolist(),
+            log10_plain=float(posterior[k, 0]),
             log10_prior=priors,
             support=calls.support[k].tolist(),
             log10_spare=calls.log10_spare[k].tolist(),
@@ -369,6 +372,8 @@ def _site_call(
         genotypes.fragments[fragment_at : fragment_at + n * rows],
         genotypes.strand[row_at : row_at + rows], ploidy, n, rows, alleles, n_alleles, log10_genotype, support, spare,
     )  # fmt: skip
+    with_others = np.empty(n_genotypes(n_alleles + 1, ploidy))
+    sum_genotypes(genotypes.posterior[at : at + n_genotypes(n, ploidy)], ploidy, n, alleles, n_alleles + 1, with_others)
     called = sorted(next((a for a, bit in enumerate(bits, 1) if mask >> bit & 1), 0) for mask in copies)
     log10_prior = np.empty(len(log10_genotype))
     sum_genotypes(genotypes.prior[at : at + n_genotypes(n, ploidy)], ploidy, n, alleles, n_alleles, log10_prior)
@@ -381,6 +386,7 @@ def _site_call(
         alts=alts,
         genotype=tuple(called),
         log10_genotype=log10_genotype.tolist(),
+        log10_plain=float(with_others[0]),
         log10_prior=log10_prior.tolist(),
         support=support.tolist(),
         log10_spare=spare.tolist(),

@@ -74,7 +74,7 @@ class CallOptions:
     overlap_quality
         Agreeing bases of overlapping mates keep at most this quality each; disagreeing ones keep none.
     min_snp_fraction, min_indel_fraction
-        Share of the depth that makes a candidate; two reads are needed in any case.
+        Share of the depth that makes a candidate; for the number of reads see `candidates.reads_needed`.
     window_gap, max_window
         Candidates at most `window_gap` bases apart are explained together, up to `max_window` bases.
     pad, max_pad

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from megabolt.call.candidates import MIN_READS, reads_needed
 from megabolt.call.evidence import SNP
 from megabolt.call.explained import AlleleView, Explanation, GenotypeView, WindowView, shortened
 from megabolt.call.mixture import MIN_SHARE
@@ -115,8 +116,12 @@ def _no_candidate(found: Explanation, allele: AlleleView) -> Fate:
     words += f" with base quality {options.min_base_quality} or more" if is_snp else ""
     weak = sum(0 <= r.trusted < options.min_base_quality for r in allele.used) if is_snp else 0
     words += f" ({weak} more with less, or with a mate that disagrees)" if weak else ""
-    words += f", {share:.1%} of a depth of {allele.depth}; a candidate needs 2 reads and {fraction:.0%} ({setting})."
-    if allele.counted >= 2 and share >= fraction:
+    least = needed(allele)
+    words += (
+        f", {share:.1%} of a depth of {allele.depth}; a candidate needs {_plural(least, 'read')} and {fraction:.0%}"
+    )
+    words += f" ({setting})."
+    if allele.counted >= least and share >= fraction:
         words += " Those limits are met: its reads were not taken for one allele, as they differ among themselves."
     words += f" {left_out[:1].upper()}{left_out[1:]}." if allele.left_out else ""
     return Fate(Step.NO_CANDIDATE, words + _spanning(found, allele))
@@ -134,6 +139,14 @@ def _spanning(found: Explanation, allele: AlleleView) -> str:
 
 def _shows(n: int) -> str:
     return "shows" if n == 1 else "show"
+
+
+def needed(allele: AlleleView) -> int:
+    """Reads that make an allele a candidate."""
+    if allele.event is None:
+        return MIN_READS
+    start, stop, kind, inserted = allele.event
+    return reads_needed(kind, max(stop - start, len(inserted)))
 
 
 def _called(found: Explanation, allele: AlleleView, record: VcfRecord) -> Fate:

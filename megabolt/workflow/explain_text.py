@@ -12,8 +12,9 @@ from textwrap import wrap
 
 import numpy as np
 
+from megabolt.call.candidates import LONG_INDEL, MIN_READS
 from megabolt.call.explained import AlleleView, Explanation, HaplotypeView, WindowView, shortened
-from megabolt.call.fate import by_reason, shown_alleles, verdict
+from megabolt.call.fate import by_reason, needed, shown_alleles, verdict
 from megabolt.call.known import Event
 from megabolt.formats.bases import decode
 from megabolt.formats.vcf import VcfRecord
@@ -204,7 +205,7 @@ def _evidence(found: Explanation) -> Section:
         if allele.event is None:
             continue
         is_snp = allele.event[2] == 0
-        needed = found.options.min_snp_fraction if is_snp else found.options.min_indel_fraction
+        least_share = found.options.min_snp_fraction if is_snp else found.options.min_indel_fraction
         share = f"{allele.counted / allele.depth:.1%}" if allele.depth else ""
         rows.append(
             (
@@ -212,7 +213,7 @@ def _evidence(found: Explanation) -> Section:
                 str(allele.counted),
                 str(allele.depth),
                 share,
-                f"2 reads, {needed:.0%}",
+                f"{_plural(needed(allele), 'read')}, {least_share:.0%}",
                 "from " + ", ".join(allele.sources) if allele.candidate >= 0 else "no",
                 "" if found.mixture else f"1 in {10**-allele.log10_prior:,.0f}",
             )
@@ -350,7 +351,8 @@ def _thresholds(found: Explanation) -> Section:
         (
             f"Reads: MAPQ {options.min_mapq}, no duplicates, secondary, supplementary or failed ones;"
             f" bases count up to Q{options.overlap_quality} where mates overlap; at most {options.max_reads} a window.",
-            f"Candidates: 2 reads with base quality {options.min_base_quality}; {options.min_snp_fraction:.0%} (SNP),"
+            f"Candidates: {MIN_READS} reads with base quality {options.min_base_quality}, one for indels of"
+            f" {LONG_INDEL} and more bases; {options.min_snp_fraction:.0%} (SNP),"
             f" {options.min_indel_fraction:.0%} (indel) of the depth.",
             f"Calls: QUAL {options.min_qual:g} to be written; LowQual below {limits.low_qual:g}, LowDepth below"
             f" {limits.low_depth} templates, StrandBias above FS {limits.snp_strand:g} (SNP),"

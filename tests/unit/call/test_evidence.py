@@ -29,6 +29,20 @@ def candidates_of(reference: str, reads: list[HandRead]) -> list[tuple[int, int,
     ]
 
 
+def test_reads_that_make_a_candidate() -> None:
+    """Two; of indels of two and more bases one, if it is share enough of the depth."""
+    reference = "ACGTACGTTGCATGCAACGT"
+    plain = "....................\n"
+    for change, reads in (("A", 2), ("-", 2), ("--", 1), ("[TT]", 1), ("[T]", 2)):
+        kept = 20 - (0 if "[" in change else len(change))
+        picture = "." * 10 + change + "." * (kept - 10)
+        for n in (1, 2):
+            found = candidates_of(reference, draw(reference, plain * 5 + f"{picture}\n" * n))
+            assert len(found) == (n >= reads), (change, n)
+    picture = "." * 10 + "--" + "." * 8
+    assert candidates_of(reference, draw(reference, plain * 25 + f"{picture}\n")) == []
+
+
 def test_depth_and_mismatches() -> None:
     reference = "ACGTACGTACGT"
     evidence, _ = gather(reference, draw(reference, "..T.........\n  ..........\n   ....--...\n"))

@@ -18,6 +18,7 @@ from megabolt.formats.bases import decode, reverse_complement
 from megabolt.formats.lane import FastqLane
 from megabolt.paralogs.settle import find_moves
 from megabolt.privacy.consent import GERMLINE_CALLING, authorize
+from megabolt.testing.records import PAIRED, HandRead, make_block
 from megabolt.testing.toy_sample import MEMORY, OPEN
 from megabolt.workflow import sample_job
 from megabolt.workflow.explain_job import SiteQuestion, run_explain
@@ -187,6 +188,17 @@ def test_moved_records_are_whole(sample: Sample, outdir: Path) -> None:
 
 def names(block) -> list[bytes]:
     return [block.data[o + 36 : o + 36 + int(block.data[o + 12])].tobytes() for o in block.offsets[:-1].tolist()]
+
+
+def test_doubtful_reads_without_mates(tmp_path: Path) -> None:
+    """Before the aligner was ever asked for anything."""
+    (tmp_path / "ref.fa").write_text(f">chr1\n{'ACGTTGCA' * 500}\n")
+    build_index(tmp_path / "ref.fa")
+    index = open_index(tmp_path / "ref.fa")
+    read = HandRead(100, "50M", "ACGTTGCA" * 6 + "AC", mapq=3, flag=PAIRED)
+    block = make_block([read])
+    block.data[24:28] = 0  # the mate's contig is the read's
+    assert find_moves([block].__iter__, 0, 0, 4000, index, PairAligner(index)).records == ()
 
 
 def test_copies_as_in_the_reference_stay_alone(tmp_path: Path) -> None:
