@@ -78,6 +78,8 @@ from megabolt.compute.jit import allocating_callee, callee, kernel
 
 #: Candidates further than this from the best are dropped before pairing.
 PRUNE = 115
+#: A mate with a place up to this has no others aligned by penalty than those that would be paired unaligned.
+WELL_PLACED = 34
 #: Second round if the bound leaves unseen places within this many dB of the best pair.
 SECOND_ROUND_MARGIN = 20.0
 #: Reads above this penalty are looked up by the inner bases of their seeds as well.
@@ -192,8 +194,8 @@ def _is_beside(key: Any, anchors: Any, n: Any, length: Any, length_other: Any, i
 
 @callee
 def _enqueue(
-    c: Any, mate: Any, r: Any, reads: Any, best_other: Any, insert: Any, first: Any, anchors: Any, queue_key: Any,
-    queue_read: Any,
+    c: Any, mate: Any, r: Any, reads: Any, best_own: Any, best_other: Any, insert: Any, first: Any, anchors: Any,
+    queue_key: Any, queue_read: Any,
 ) -> Any:  # fmt: skip
     """Put the best candidates of a mate on the queue, of each kind; returns how many."""
     kept = ZERO
@@ -215,6 +217,8 @@ def _enqueue(
                 ):
                     best = z
             if best < 0 or (kind == BY_VOTES and c.votes[mate, best] < 2):
+                break
+            if kind == BY_PENALTY and best_own <= WELL_PLACED and c.penalty[mate, best] > best_own + PRUNE:
                 break
             queue_key[first + kept] = c.key[mate, best]
             queue_read[first + kept] = r
@@ -312,8 +316,10 @@ def place_full(
         if out[p, STATUS] == LONE:
             poor = POOR_PENALTY < best[0] < FAR or POOR_PENALTY < best[1] < FAR
         if poor:
-            k1 = _enqueue(c, ZERO, 2 * p, reads, best[1], insert, n_entries, anchors, queue_key, queue_read)
-            k2 = _enqueue(c, ONE, 2 * p + 1, reads, best[0], insert, n_entries + k1, anchors, queue_key, queue_read)
+            k1 = _enqueue(c, ZERO, 2 * p, reads, best[0], best[1], insert, n_entries, anchors, queue_key, queue_read)
+            k2 = _enqueue(
+                c, ONE, 2 * p + 1, reads, best[1], best[0], insert, n_entries + k1, anchors, queue_key, queue_read
+            )
             queue_pairs[n_queued, 0], queue_pairs[n_queued, 1] = p, n_entries
             queue_pairs[n_queued, 2], queue_pairs[n_queued, 3] = k1, k2
             for i in range(N_CONTEXT):
