@@ -397,17 +397,21 @@ def _reverse_codes(codes: NDArray[np.uint8], length: Any, out: NDArray[np.uint8]
 
 
 @callee
-def _put_nibbles(codes: NDArray[np.uint8], first: Any, length: Any, out: NDArray[np.uint8], p: Any) -> None:
+def _put_nibbles(
+    codes: NDArray[np.uint8], first: Any, length: Any, nibbles: NDArray[np.uint8], out: NDArray[np.uint8], p: Any
+) -> None:
     """4-bit bases from base `first` on, each first one in the high half; writes up to 3 bytes too many."""
+    for t in range(0, length, 64):
+        source, target = codes[64 + first + t : 128 + first + t], nibbles[t : t + 64]
+        for k in range(64):
+            code = source[k]
+            one = np.uint8(1) + (code & np.uint8(1))
+            high = np.uint8(0) - (np.uint8(code >> np.uint8(1)) & np.uint8(1))
+            unknown = np.uint8(0) - np.uint8(code >> np.uint8(2))
+            one += high & np.uint8(one + one + one)  # A = 1, C = 2, G = 4, T = 8
+            target[k] = one | (unknown & np.uint8(15))
     for t in range(0, length, 8):
-        x = load_u64(codes, 64 + first + t)  # eight codes, one a byte: the bits of 0..4
-        low = x & _BIT0
-        high = (x >> U(1)) & _BIT0
-        unknown = (x >> U(2)) & _BIT0
-        both = low & high
-        one = _BIT0 ^ (low | high)  # A = 1, C = 2, G = 4, T = 8
-        y = one | ((low ^ both) << U(1)) | ((high ^ both) << U(2)) | (both << U(3))
-        y |= unknown * U(15)
+        y = load_u64(nibbles, t)
         y = ((y << U(4)) | (y >> U(8))) & U(0x00FF00FF00FF00FF)  # pairs of nibbles in every other byte
         y = (y | (y >> U(8))) & U(0x0000FFFF0000FFFF)
         store_u32(out, p + (t >> 1), np.uint32((y | (y >> U(16))) & U(0xFFFFFFFF)))
@@ -838,6 +842,7 @@ def _build_all(
     status: NDArray[np.int64],
     forward: NDArray[np.uint8],
     backward: NDArray[np.uint8],
+    nibbles: NDArray[np.uint8],
     query: NDArray[np.uint64],
     edits: NDArray[np.int64],
     measures: NDArray[np.int64],
@@ -1021,7 +1026,7 @@ def _build_all(
                     codes = backward
                 elif length == 0:
                     codes[64] = np.uint8(4)
-                _put_nibbles(codes, clip, shown, out, c)
+                _put_nibbles(codes, clip, shown, nibbles, out, c)
                 c += (shown + 1) >> 1
                 begin = clip_behind if is_reverse != 0 else clip
                 good = _put_qualities(text, fields[i, 3] + begin, kept, np.uint8(is_reverse), out, c)
@@ -1228,6 +1233,7 @@ def _build(
         status,
         np.zeros(width, np.uint8),  # the read's codes
         np.zeros(width, np.uint8),  # those of its reverse complement
+        np.zeros(width, np.uint8),  # its bases as they are written, one a byte
         np.zeros(width // 32 + 2, np.uint64),
         np.zeros(1, np.int64),
         np.zeros((2, 4), np.int64),  # of the two mates: see _measure
