@@ -23,6 +23,7 @@ from megabolt.call.evidence import DELETION, INSERTION, SNP, Evidence
 from megabolt.call.reads import Reads
 from megabolt.compute.backend import Backend
 from megabolt.compute.banded_affine import MAX_BAND, MAX_QUERY, AffineJobs, AffineScores, align
+from megabolt.compute.bits import PADDING, load_u64
 from megabolt.compute.jit import kernel
 
 U = np.uint64
@@ -57,17 +58,22 @@ Event = tuple[int, int, int, bytes]
 
 @kernel("int64(uint64[::1], int64[::1], int64, uint8[::1], uint64, int64, int64)")
 def _slot(keys: Any, places: Any, n_slots: Any, bases: Any, h: Any, at: Any, k: Any) -> Any:
-    """Slot of the word bases[at:at + k] with hash h in the open-addressing table; empty if places[slot] < 0."""
+    """Slot of the word bases[at:at + k] with hash h in the open-addressing table; empty if places[slot] < 0.
+
+    bases: with PADDING behind.
+    """
     mask = U(n_slots - 1)
     slot = (h ^ (h >> U(31))) & mask
     while places[slot] >= 0:
         if keys[slot] == h:
-            same = True
-            for x in range(k):
-                if bases[places[slot] + x] != bases[at + x]:
-                    same = False
+            differs = U(0)
+            for x in range(0, k, 8):
+                differs = load_u64(bases, places[slot] + x) ^ load_u64(bases, at + x)
+                if k - x < 8:
+                    differs &= (U(1) << U(8 * (k - x))) - U(1)
+                if differs != U(0):
                     break
-            if same:
+            if differs == U(0):
                 break
         slot = (slot + U(1)) & mask
     return np.int64(slot)
@@ -94,8 +100,8 @@ def _assemble(
 ) -> Any:
     """Paths from the first to the last word of the reference, likeliest first.
 
-    bases, offsets: sequences of codes 0..4, the reference first. keys, places: hash table of n_slots (a power of
-    two); weight, after, before: int32 [n_slots, 4], reads over each edge and its ends. paths: uint8 [rows, width];
+    bases, offsets: sequences of codes 0..4, PADDING behind, the reference first. keys, places: hash table of n_slots
+    (a power of two); weight, after, before: int32 [n_slots, 4], reads over each edge and its ends. paths: uint8 [rows, width];
     lengths, cost: one per row. Returns the number of paths in the first rows, -1 if the reference repeats a word.
     """
     power = U(1)
@@ -103,10 +109,6 @@ def _assemble(
         power *= U(1000003)
     for s in range(n_slots):
         places[s] = -1
-        for b in range(4):
-            weight[s, b] = 0
-            after[s, b] = -1
-            before[s, b] = -1
     source, sink = np.int64(-1), np.int64(-1)
     for i in range(len(offsets) - 1):
         h = U(0)
@@ -131,6 +133,8 @@ def _assemble(
             if places[slot] < 0:
                 keys[slot] = h
                 places[slot] = at
+                for c in range(4):
+                    weight[slot, c], after[slot, c], before[slot, c] = 0, -1, -1
             elif i == 0:
                 return -1
             if i == 0:
@@ -236,10 +240,10 @@ def clip_cells(evidence: Evidence, origin: int, n_ref: int) -> NDArray[np.int64]
     """Cells of the genome grid in which clips pile up, ascending."""
     clips, depth = evidence.clips[:n_ref], evidence.depth[:n_ref]
     total = np.concatenate([[0], np.cumsum(clips)])
-    place = np.arange(n_ref)
+    place = np.flatnonzero(clips)
     reach = CLIP_REACH // 2
     around = total[np.minimum(n_ref, place + reach + 1)] - total[np.maximum(0, place - reach)]
-    return np.unique(_cells(np.flatnonzero((around >= MIN_CLIPS) & (10 * around >= depth) & (clips > 0)), origin))
+    return np.unique(_cells(place[(around >= MIN_CLIPS) & (10 * around >= depth[place])], origin))
 
 
 @kernel("void(uint8[::1], int64[::1], int64, int64, int64, int64, boolean[::1])")
@@ -276,25 +280,25 @@ def assembly_sites(
     return [int(cell) * CELL - origin for cell in cells]
 
 
-def _sequences(reads: Reads, ref: NDArray[np.uint8], start: int, stop: int) -> list[NDArray[np.uint8]]:
-    """The reference stretch and the reads over it, poor bases masked."""
+def _sequences(
+    reads: Reads, masked: NDArray[np.uint8], ref: NDArray[np.uint8], start: int, stop: int
+) -> list[NDArray[np.uint8]]:
+    """The reference stretch and the reads over it; masked: `reads.bases`, the poor ones N."""
     first = int(np.searchsorted(reads.start, start - reads.max_span))
     last = int(np.searchsorted(reads.start, stop))
     rows = first + np.flatnonzero(reads.stop[first:last] > start)
-    found = [ref[start:stop]]
-    for i in rows[:MAX_READS].tolist():
-        a, b = reads.base_offset[i], reads.base_offset[i + 1]
-        found.append(np.where(reads.qualities[a:b] < MIN_QUALITY, np.uint8(4), reads.bases[a:b]))
-    return found
+    rows = rows[:MAX_READS]
+    begin, end = reads.base_offset[rows].tolist(), reads.base_offset[rows + 1].tolist()
+    return [ref[start:stop], *(masked[a:b] for a, b in zip(begin, end))]
 
 
 def _paths(sequences: list[NDArray[np.uint8]]) -> list[bytes]:
     """Sequences other than the reference that the graphs spell from its first to its last word."""
     separator = np.full(1, 4, np.uint8)
     parts = [part for one in sequences for part in (one, separator)]
-    bases = np.ascontiguousarray(np.concatenate(parts), dtype=np.uint8)
+    bases = np.ascontiguousarray(np.concatenate([*parts, np.full(PADDING, 4, np.uint8)]), dtype=np.uint8)
     offsets = np.concatenate([[0], np.cumsum([len(one) + 1 for one in sequences])]).astype(np.int64)
-    n_slots = 1 << len(bases).bit_length()  # reads share most words: far less than half is used
+    n_slots = 1 << int(offsets[-1]).bit_length()  # reads share most words: far less than half is used
     keys, places = np.empty(n_slots, np.uint64), np.empty(n_slots, np.int64)
     weight, after, before = (np.empty((n_slots, 4), np.int32) for _ in range(3))
     rows = 96
@@ -349,11 +353,12 @@ def assemble_sites(
 ) -> list[list[Event]]:
     """Events of each assembled haplotype of `assembly_sites`, in local coordinates."""
     found: list[tuple[bytes, int, int]] = []
+    masked = np.where(reads.qualities < MIN_QUALITY, np.uint8(4), reads.bases)
     for site in assembly_sites(evidence, candidates, ref, n_ref, origin):
         start, stop = site - FLANK, site + CELL + FLANK
         if start < 1 or stop > n_ref or (ref[start:stop] > 3).any():
             continue
-        sequences = _sequences(reads, ref, start, stop)
+        sequences = _sequences(reads, masked, ref, start, stop)
         for path in _paths(sequences) if len(sequences) > 4 else []:
             if abs(len(path) - (stop - start)) < 2 * MAX_BAND - 60:
                 found.append((path, start, stop))

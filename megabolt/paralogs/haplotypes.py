@@ -41,7 +41,7 @@ _WIDEST, _LEAST_GAIN = 40, 0.5
 _MOST_STEPS = 200
 _LOWEST_LOG = -300.0
 _ABSENT = 255
-# `tracts.NOTHING` is no code of a base: base < 4 says that something was seen.
+# `tracts.NOTHING` is no code of a base: below 4 something was seen.
 
 
 @dataclass(frozen=True)
@@ -157,35 +157,43 @@ def _log_prior_of(own: Any, haplotypes: Any) -> Any:
 def _search(base: Any, match: Any, mismatch: Any, weights: Any, alleles: Any, own: Any, haplotypes: Any) -> Any:
     """Climb to better `haplotypes` as long as a step pays; returns ln P(templates, haplotypes)."""
     n_templates, n = base.shape
-    logs = np.zeros((4, n_templates))
+    # the templates that show something at each site: a step changes nothing for others
+    offset = np.zeros(n + 1, np.int64)
+    shows = np.empty(n_templates * n, np.int64)
+    for i in range(n):
+        offset[i + 1] = offset[i]
+        for t in range(n_templates):
+            if base[t, i] < 4:
+                shows[offset[i + 1]] = t
+                offset[i + 1] += 1
+    logs = np.zeros(4)
     share = np.zeros((4, n_templates))  # of each haplotype in P(template), up to a factor of the template
     whole = np.zeros(n_templates)
-    gained = np.zeros((2, n_templates))
+    gained = np.zeros((2, n_templates))  # ln of the factors by which a step changes the share of h, of g
+    worth = np.zeros(n_templates)  # what it gains for a template
     wanted = np.zeros((2, n), np.uint8)
     trial = haplotypes.copy()
     score = 0.0
     for _ in range(_MOST_STEPS):
         total = 0.0
         for t in range(n_templates):
-            top = -1e300
             for h in range(4):
-                s = weights[h, t]
+                logs[h] = weights[h, t]
                 for i in range(n):
                     if base[t, i] < 4:
-                        s += match[t, i] if base[t, i] == haplotypes[h, i] else mismatch[t, i]
-                logs[h, t] = s
-                top = max(top, s)
+                        logs[h] += match[t, i] if base[t, i] == haplotypes[h, i] else mismatch[t, i]
+            top = logs.max()
             whole[t] = 0.0
             for h in range(4):
-                share[h, t] = math.exp(max(_LOWEST_LOG, logs[h, t] - top))
+                share[h, t] = math.exp(max(_LOWEST_LOG, logs[h] - top))
                 whole[t] += share[h, t]
             total += top + math.log(whole[t])
         prior = _log_prior(own, haplotypes)
         score = total + prior
         best_gain = _LEAST_GAIN
         best_kind, best_h, best_g, best_first, best_last = -1, 0, 0, 0, 0
-        # steps 0 to 2: a stretch of h takes the bases of A, of B, or one further base; 3 to 6: h and g swap a stretch
-        for kind in range(3 + 1):
+        # kinds 0 to 2: a stretch of h takes the bases of A, of B, or one further base; 3: h and g swap a stretch
+        for kind in range(4):
             for pair in range(4):
                 h = pair if kind < 3 else pair >> 1
                 g = 2 + (pair & 1)
@@ -196,39 +204,39 @@ def _search(base: Any, match: Any, mismatch: Any, weights: Any, alleles: Any, ow
                     if wanted[0, first] == haplotypes[h, first] or wanted[0, first] == _ABSENT:
                         continue
                     gained[:, :] = 0.0
-                    for i in range(n):
-                        trial[0, i], trial[1, i] = haplotypes[0, i], haplotypes[1, i]
-                        trial[2, i], trial[3, i] = haplotypes[2, i], haplotypes[3, i]
+                    worth[:] = 0.0
+                    trial[:, :] = haplotypes
                     n_sites = 0
-                    for last in range(first, n):
+                    gain = 0.0
+                    for last in range(first, n if kind != 2 else first + 1):
                         if wanted[0, last] == haplotypes[h, last]:
                             continue
-                        if kind == 2 and last > first:
-                            break
                         n_sites += 1
                         if n_sites > _WIDEST:
                             break
                         trial[h, last] = wanted[0, last]
                         if kind == 3:
                             trial[g, last] = wanted[1, last]
-                        gain = _log_prior(own, trial) - prior
-                        for t in range(n_templates):
-                            b = base[t, last]
-                            if b < 4:
-                                d = match[t, last] - mismatch[t, last]
-                                if b == wanted[0, last]:
-                                    gained[0, t] += d
-                                    gained[1, t] -= d
-                                elif b == haplotypes[h, last]:
-                                    gained[0, t] -= d
-                                    gained[1, t] += d
-                            if gained[0, t] != 0.0:
-                                new = whole[t] + share[h, t] * (math.exp(gained[0, t]) - 1.0)
-                                if kind == 3:
-                                    new += share[g, t] * (math.exp(gained[1, t]) - 1.0)
-                                gain += math.log(max(new, 1e-300) / whole[t])
-                        if gain > best_gain:
-                            best_gain, best_kind = gain, kind
+                        for x in range(offset[last], offset[last + 1]):
+                            t = shows[x]
+                            d = match[t, last] - mismatch[t, last]
+                            if base[t, last] == wanted[0, last]:
+                                gained[0, t] += d
+                                gained[1, t] -= d
+                            elif base[t, last] == haplotypes[h, last]:
+                                gained[0, t] -= d
+                                gained[1, t] += d
+                            else:
+                                continue
+                            new = whole[t] + share[h, t] * (math.exp(gained[0, t]) - 1.0)
+                            if kind == 3:
+                                new += share[g, t] * (math.exp(gained[1, t]) - 1.0)
+                            now = math.log(max(new, 1e-300) / whole[t])
+                            gain += now - worth[t]
+                            worth[t] = now
+                        step = gain + _log_prior(own, trial) - prior
+                        if step > best_gain:
+                            best_gain, best_kind = step, kind
                             best_h, best_g, best_first, best_last = h, g, first, last
         if best_kind < 0:
             break
