@@ -101,8 +101,9 @@ def _assemble(
     """Paths from the first to the last word of the reference, likeliest first.
 
     bases, offsets: sequences of codes 0..4, PADDING behind, the reference first. keys, places: hash table of n_slots
-    (a power of two); weight, after, before: int32 [n_slots, 4], reads over each edge and its ends. paths: uint8 [rows, width];
-    lengths, cost: one per row. Returns the number of paths in the first rows, -1 if the reference repeats a word.
+    (a power of two); weight, after, before: int32 [n_slots, 4], reads over each edge and its ends. paths: uint8
+    [rows, width]; lengths, cost: one per row. Returns the number of paths in the first rows, -1 if the reference
+    repeats a word.
     """
     power = U(1)
     for _ in range(k - 1):
