@@ -438,21 +438,43 @@ def finish(placed: NDArray[np.int64], n_pairs: int, reads: PackedReads, tables: 
         result = run_jobs(jobs, band)
         good = np.flatnonzero(result.score >= _least_score(reads.length[some]))
         enter_alignments(some[good], good, jobs, result, reads, tables, out)
-    out.mapped[:] = out.n_cigar > 0
-    _qualify(placed, n_pairs, out)
+    _qualify(
+        placed, n_pairs, out.contig, out.score, out.n_cigar, out.mapped, out.reverse, out.mapq, out.second_score,
+        out.proper,
+    )  # fmt: skip
     return out
 
 
-def _qualify(placed: NDArray[np.int64], n_pairs: int, out: Alignments) -> None:
-    """Strand, MAPQ, second score and the proper flag, from the placements."""
-    mates = placed[:n_pairs, : 2 * MATE_COLUMNS].reshape(2 * n_pairs, MATE_COLUMNS)
-    is_mapped = out.mapped.astype(bool)
-    out.reverse[:] = np.where(is_mapped, mates[:, STRAND], 0)
-    mapq = mates[:, MAPQ]
-    out.mapq[:] = np.where(is_mapped & (mapq > TIE_MAPQ), np.minimum(mapq, MAX_MAPQ), 0)
-    own, rival = mates[:, PENALTY], mates[:, RIVAL]
-    second = out.score - np.rint((rival - own) / DB_PER_POINT).astype(np.int64)
-    out.second_score[:] = np.where(is_mapped & (rival < NO_RIVAL), np.clip(second, 0, out.score), 0)
-    status = placed[:n_pairs, STATUS]
-    both = is_mapped[0::2] & is_mapped[1::2] & (out.contig[0::2] == out.contig[1::2])
-    out.proper[:] = both & ((status == FAST) | (status == CONCORDANT))
+@kernel(
+    types.void(
+        types.int64[:, ::1], types.int64, _INTS32, _INTS32, _INTS32, _BYTES, _BYTES, _BYTES, _INTS32, _BYTES
+    )
+)  # fmt: skip
+def _qualify(
+    placed: NDArray[np.int64],
+    n_pairs: int,
+    contig: NDArray[np.int32],
+    score: NDArray[np.int32],
+    n_cigar: NDArray[np.int32],
+    mapped: NDArray[np.uint8],
+    reverse: NDArray[np.uint8],
+    mapq: NDArray[np.uint8],
+    second_score: NDArray[np.int32],
+    proper: NDArray[np.uint8],
+) -> None:
+    """Which reads are mapped, strand, MAPQ, second score and the proper flag, from the placements."""
+    for p in range(n_pairs):
+        for r in range(2 * p, 2 * p + 2):
+            column = (r & 1) * MATE_COLUMNS
+            mapped[r], reverse[r], mapq[r], second_score[r] = n_cigar[r] > 0, 0, 0, 0
+            if n_cigar[r] <= 0:
+                continue
+            reverse[r] = placed[p, column + STRAND]
+            if placed[p, column + MAPQ] > TIE_MAPQ:
+                mapq[r] = min(placed[p, column + MAPQ], MAX_MAPQ)
+            rival = placed[p, column + RIVAL]
+            if rival < NO_RIVAL:
+                points = np.rint((rival - placed[p, column + PENALTY]) / DB_PER_POINT)
+                second_score[r] = min(max(score[r] - np.int64(points), 0), score[r])
+        beside = mapped[2 * p] & mapped[2 * p + 1] != 0 and contig[2 * p] == contig[2 * p + 1]
+        proper[p] = beside and (placed[p, STATUS] == FAST or placed[p, STATUS] == CONCORDANT)
