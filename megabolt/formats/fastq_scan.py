@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from megabolt.compute.bits import U, equal_mask64, load_u64, raw_pointer, trailing_zeros
+from megabolt.compute.bits import U, equal_mask64, load_u64, prefetch, raw_pointer, trailing_zeros
 from megabolt.compute.jit import callee, inline, kernel
 
 #: Columns of the field table.
@@ -28,6 +28,8 @@ NO_UMI, UMI_IN_NAME, UMI_IN_COMMENT = range(3)
 
 #: Longest name SAM can hold.
 MAX_NAME = 254
+#: Rows for whose names the cache is asked ahead: other threads have written them a while ago.
+_AHEAD = 8
 #: Longest read the aligner takes.
 MAX_READ = 500
 #: Longest UMI.
@@ -365,7 +367,11 @@ def first_unequal_name(text1: Any, fields1: Any, text2: Any, fields2: Any, digit
     With `digits` not 0 the names must end in .1 and .2, which are cut off: NAME_LENGTH is less by two in the
     rows before the one returned.
     """
-    for r in range(len(fields1)):
+    n = len(fields1)
+    for r in range(n):
+        ahead = min(r + _AHEAD, n - 1)
+        prefetch(text1, fields1[ahead, 0])
+        prefetch(text2, fields2[ahead, 0])
         length = fields1[r, 1]
         if length != fields2[r, 1]:
             return r
