@@ -100,10 +100,10 @@ def _assemble(
 ) -> Any:
     """Paths from the first to the last word of the reference, likeliest first.
 
-    bases, offsets: sequences of codes 0..4, PADDING behind, the reference first. keys, places: hash table of n_slots
-    (a power of two); weight, after, before: int32 [n_slots, 4], reads over each edge and its ends. paths: uint8
-    [rows, width]; lengths, cost: one per row. Returns the number of paths in the first rows, -1 if the reference
-    repeats a word.
+    bases, offsets: sequences of codes (4 and more: no base), PADDING behind, the reference first. keys, places: hash
+    table of n_slots (a power of two); weight, after, before: int32 [n_slots, 4], reads over each edge and its ends.
+    paths: uint8 [rows, width]; lengths, cost: one per row. Returns the number of paths in the first rows, -1 if the
+    reference repeats a word.
     """
     power = U(1)
     for _ in range(k - 1):
@@ -281,15 +281,17 @@ def assembly_sites(
     return [int(cell) * CELL - origin for cell in cells]
 
 
-def _sequences(
-    reads: Reads, masked: NDArray[np.uint8], ref: NDArray[np.uint8], start: int, stop: int
-) -> list[NDArray[np.uint8]]:
-    """The reference stretch and the reads over it; masked: `reads.bases`, the poor ones N."""
+def _sequences(reads: Reads, ref: NDArray[np.uint8], start: int, stop: int) -> list[NDArray[np.uint8]]:
+    """The reference stretch and the reads over it; poor bases are no code of a base."""
     first = int(np.searchsorted(reads.start, start - reads.max_span))
     last = int(np.searchsorted(reads.start, stop))
-    rows = first + np.flatnonzero(reads.stop[first:last] > start)
-    rows = rows[:MAX_READS]
-    begin, end = reads.base_offset[rows].tolist(), reads.base_offset[rows + 1].tolist()
+    rows = first + np.flatnonzero(reads.stop[first:last] > start)[:MAX_READS]
+    if len(rows) == 0:
+        return [ref[start:stop]]
+    low, high = int(reads.base_offset[rows[0]]), int(reads.base_offset[rows[-1] + 1])
+    poor = (reads.qualities[low:high] < MIN_QUALITY).view(np.uint8)
+    masked: NDArray[np.uint8] = reads.bases[low:high] | (poor << np.uint8(2))
+    begin, end = (reads.base_offset[rows] - low).tolist(), (reads.base_offset[rows + 1] - low).tolist()
     return [ref[start:stop], *(masked[a:b] for a, b in zip(begin, end))]
 
 
@@ -354,12 +356,11 @@ def assemble_sites(
 ) -> list[list[Event]]:
     """Events of each assembled haplotype of `assembly_sites`, in local coordinates."""
     found: list[tuple[bytes, int, int]] = []
-    masked = np.where(reads.qualities < MIN_QUALITY, np.uint8(4), reads.bases)
     for site in assembly_sites(evidence, candidates, ref, n_ref, origin):
         start, stop = site - FLANK, site + CELL + FLANK
         if start < 1 or stop > n_ref or (ref[start:stop] > 3).any():
             continue
-        sequences = _sequences(reads, masked, ref, start, stop)
+        sequences = _sequences(reads, ref, start, stop)
         for path in _paths(sequences) if len(sequences) > 4 else []:
             if abs(len(path) - (stop - start)) < 2 * MAX_BAND - 60:
                 found.append((path, start, stop))

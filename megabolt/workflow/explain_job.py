@@ -36,8 +36,9 @@ from megabolt.workflow.call_job import CHUNK_BASES, Chunk, moves_in
 from megabolt.workflow.call_request import DEFAULT_REQUEST, CallRequest
 from megabolt.workflow.copies import FILE_WINDOW_BASES, FILE_WINDOWS, counts_of_file, resolve
 from megabolt.workflow.explain_page import page_of
+from megabolt.workflow.file_chunks import FileChunks
 from megabolt.workflow.germline import sample_of
-from megabolt.workflow.indel_learning import learn_indel_errors, records_of_file
+from megabolt.workflow.indel_learning import learn_indel_errors
 
 #: Threads that read what the library's indel errors are learnt from.
 _THREADS = 2
@@ -124,7 +125,9 @@ def run_explain(
         if is_x(question.contig) or is_y(question.contig):
             for note in resolved.notes:
                 say(note)
-        options = learn_indel_errors(resolved.options, genome, records_of_file(reader.fetch), threads=_THREADS)
+        options = learn_indel_errors(
+            resolved.options, genome, FileChunks(reader.fetch, budget=0).look, threads=_THREADS
+        )
         trace, block, moves = _called(reader.fetch, genome, contig, question.position, options, PairAligner(genome))
     found = explain(trace, block, genome, contig, question.position, asked=asked, flank=flank)
     found = replace(

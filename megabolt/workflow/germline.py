@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["JobSummary", "command_line", "run_align", "run_call", "run_germline", "run_markdup", "sample_of"]
 
 DEFAULT_ALIGNMENT = AlignOptions()
+#: Part of the memory that keeps records of a file from learning to calling.
+_KEPT_SHARE = 8
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ def run_call(
     """
     from megabolt.align.engine import PairAligner
     from megabolt.workflow.copies import counts_of_file
-    from megabolt.workflow.indel_learning import records_of_file
+    from megabolt.workflow.file_chunks import FileChunks
 
     permit = authorize(bam.stem, GERMLINE_CALLING, open_data=open_data, audit_log=audit_log)
     with SampleJob(
@@ -292,8 +294,8 @@ def run_call(
             stack.callback(reader.close)
             check_contigs(reader.header, job.index.contigs, bam)
             job.sample = sample_of(reader.header, bam)
-            counts, records = counts_of_file(reader.fetch), records_of_file(reader.fetch)
-            resolved = job.call_options(request, backend, counts, records, bins=False)
+            chunks = FileChunks(reader.fetch, memory // _KEPT_SHARE)
+            resolved = job.call_options(request, backend, counts_of_file(reader.fetch), chunks.look, bins=False)
             options = resolved.options
             sink = job.sink(stack, output, gvcf, options)
             with job.clock.stage("call"):
@@ -307,7 +309,7 @@ def run_call(
                     resolved.ids,
                     PairAligner(job.index),
                 )
-                call_file(reader, calling, threads=threads, clock=job.clock)
+                call_file(chunks, calling, threads=threads, clock=job.clock)
             job.finish(stack)
         return JobSummary((output,) if gvcf is None else (output, gvcf), job.metrics(sink))
 

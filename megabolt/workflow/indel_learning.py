@@ -30,11 +30,6 @@ ENOUGH_READS = 2_000_000
 _SPREAD = 2654435769
 
 
-def records_of_file(fetch: Callable[[int, int, int], RecordBlock]) -> RecordSource:
-    """Records of an indexed file."""
-    return lambda chunk: [fetch(chunk.contig, chunk.start, chunk.stop)]
-
-
 def records_of_bins(store: BinStore) -> RecordSource:
     """Records of filled bins, which keep them."""
     first = store.layout.first_bin

@@ -27,7 +27,7 @@ from megabolt.formats.bam import RecordBlock
 from megabolt.formats.bgzf import BATCH_BYTES, compress_batch
 from megabolt.formats.fasta import Reference
 from megabolt.reads.arena import BufferPool
-from megabolt.reads.bins import BIN_BASES, FLAG_DUPLICATES, HALO, NO_TAG, BinBlock, BinStore, Finish, Part, Region
+from megabolt.reads.bins import BIN_BASES, FLAG_DUPLICATES, NO_TAG, BinBlock, BinStore, Finish, Part, Region
 from megabolt.reads.pieces import FilledPiece, Piece, SortedPart, cut
 from megabolt.workflow.clock import Clock
 from megabolt.workflow.ordered import Room, in_order, worker_pool
@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # a job that does not call does not load the caller
     from megabolt.paralogs.settle import Moves
     from megabolt.recalibrate import Applier
     from megabolt.workflow.call_job import CallSink, Chunk
+    from megabolt.workflow.file_chunks import FileChunks
     from megabolt.workflow.recalibrate_job import Covariates
 
 Targets = Sequence[NDArray[np.int64]] | None
@@ -54,12 +55,6 @@ class BlockWriter(Protocol):
     def write(self, block: RecordBlock) -> None: ...
 
     def write_blocks(self, begun: RecordBlock, ahead: int, n_bytes: int, blocks: list[bytes]) -> None: ...
-
-
-class ReadSource(Protocol):
-    """What calling from a file needs of `formats.bam.BamReader`."""
-
-    def fetch(self, contig: int, start: int, stop: int) -> RecordBlock: ...
 
 
 @dataclass(frozen=True)
@@ -229,7 +224,7 @@ def _write(
                     say(n_done)
 
 
-def call_file(reader: ReadSource, calling: Calling, *, threads: int, clock: Clock) -> None:
+def call_file(file: FileChunks, calling: Calling, *, threads: int, clock: Clock) -> None:
     """Call the records of a file, chunk by chunk in the order of the genome."""
     from megabolt.workflow.call_job import chunks_of
 
@@ -237,7 +232,7 @@ def call_file(reader: ReadSource, calling: Calling, *, threads: int, clock: Cloc
 
     def call(chunk: Chunk) -> tuple[Chunk, ChunkCalls]:
         with clock.work("read"):
-            records = reader.fetch(chunk.contig, max(0, chunk.start - HALO), chunk.stop + HALO)
+            records = file.take(chunk)
         return chunk, _call_records(records, chunk, calling, clock)
 
     contigs = enumerate(calling.reference.contigs)
