@@ -173,8 +173,9 @@ def digest(path: Path, world: World) -> str:
         data = path.read_bytes()
         lines = (gzip.decompress(data) if path.suffix == ".gz" else data).split(b"\n")
         return hashlib.md5(b"\n".join(line for line in lines if not line.startswith(b"#"))).hexdigest()
-    if path.suffix == ".bai":  # the places of blocks in it vary with the length of the command line
-        return f"index of {path.stat().st_size} bytes"
+    if path.suffix in (".bai", ".tbi"):  # the places of blocks in it vary with the length of the command line
+        data = path.read_bytes()
+        return f"index of {len(gzip.decompress(data) if path.suffix == '.tbi' else data)} bytes"
     if path.suffix == ".crai":
         return str([line.split(b"\t")[:3] for line in gzip.decompress(path.read_bytes()).split(b"\n")])
     return hashlib.md5(path.read_bytes()).hexdigest()
