@@ -37,6 +37,14 @@ CHAINS = {
         ("bwa mem | samtools fixmate, sort, markdup", BWA + FINISH),
         ("freebayes", "freebayes -f {reference} {bam} | bcftools view -Oz -o {work}/bwa-freebayes.vcf.gz"),
     ],
+    "bwa-gatk": [
+        ("bwa mem | samtools fixmate, sort, markdup", BWA + FINISH),
+        (
+            "gatk HaplotypeCaller",
+            "gatk HaplotypeCaller -R {reference} -I {bam} -O {work}/bwa-gatk.vcf.gz"
+            " --native-pair-hmm-threads {threads}",
+        ),
+    ],
     "bwa-bcftools": [
         ("bwa mem | samtools fixmate, sort, markdup", BWA + FINISH),
         (
@@ -48,6 +56,7 @@ CHAINS = {
 
 PROGRAMS = {
     "bwa-freebayes": ("bwa", "samtools", "freebayes", "bcftools"),
+    "bwa-gatk": ("bwa", "samtools", "gatk", "bcftools"),
     "bwa-bcftools": ("bwa", "samtools", "bcftools"),
 }
 
@@ -67,7 +76,11 @@ def prepare(args: argparse.Namespace, chains: Sequence[str]) -> Path:
     """A plain FASTA in the working folder with the indexes of all programs; nothing of this is counted."""
     reference = prepare_megabolt(args.reference, args.work)
     if chains and not Path(f"{reference}.bwt").exists():
-        index = shell(f"samtools faidx {quoted(reference)} && bwa index {quoted(reference)}")
+        dictionary = quoted(reference.with_suffix(".dict"))
+        index = shell(
+            f"samtools faidx {quoted(reference)} && bwa index {quoted(reference)}"
+            f" && samtools dict {quoted(reference)} -o {dictionary}"
+        )
         measure(index, args.work / "prepare.log")
     return reference
 

@@ -113,7 +113,7 @@ def _begins(own: Any, haplotypes: Any, h: Any, i: Any) -> Any:
     return i == 0 or haplotypes[h, i - 1] == own[h, i - 1]
 
 
-@callee
+@kernel("float64(uint8[:, ::1], uint8[:, ::1])")
 def _log_prior(own: Any, haplotypes: Any) -> Any:
     """ln P(haplotypes): by copy, the stretches in which either haplotype leaves the reference."""
     total = 0.0
@@ -142,12 +142,6 @@ def _log_prior(own: Any, haplotypes: Any) -> Any:
             if alike > 0 and unlike == 0:
                 total -= BOTH_ALIKE
     return total
-
-
-@kernel("float64(uint8[:, ::1], uint8[:, ::1])")
-def _log_prior_of(own: Any, haplotypes: Any) -> Any:
-    """`_log_prior`, for tests."""
-    return _log_prior(own, haplotypes)
 
 
 @kernel(

@@ -16,7 +16,7 @@ from megabolt.paralogs.haplotypes import (
     FURTHER_STRETCH,
     MISPLACED,
     _climb,
-    _log_prior_of,
+    _log_prior,
     _weights,
     settle_tract,
 )
@@ -119,7 +119,7 @@ def test_prior(seed: int) -> None:
     haplotypes = np.where(rng.random((4, 6)) < 0.3, own[[2, 3, 0, 1]], own).astype(np.uint8)
     if seed % 2:
         haplotypes[1], haplotypes[3] = haplotypes[0], haplotypes[2]
-    assert _log_prior_of(own, haplotypes) == pytest.approx(plain_prior(own, haplotypes))
+    assert _log_prior(own, haplotypes) == pytest.approx(plain_prior(own, haplotypes))
 
 
 @pytest.mark.parametrize("copy", [0, 2])
