@@ -100,9 +100,11 @@ class Torn:
     crowded: NDArray[np.int64]
 
 
-@kernel("int64(uint8[::1], int64[::1], int64, int64, int64, int64[:, ::1], uint64[::1])")
-def _describe(data: Any, offsets: Any, contig: Any, low: Any, high: Any, facts: Any, name_hash: Any) -> Any:
-    """Facts of the records that begin in [low, high); returns their number."""
+@kernel("int64(uint8[::1], int64[::1], int64, int64, int64, int64, int64[:, ::1], uint64[::1])")
+def _describe(
+    data: Any, offsets: Any, contig: Any, low: Any, high: Any, longest: Any, facts: Any, name_hash: Any
+) -> Any:
+    """Facts of the records that begin in [low, high) and have 1 to `longest` bases; returns their number."""
     n = 0
     for i in range(len(offsets) - 1):
         o = offsets[i]
@@ -114,7 +116,8 @@ def _describe(data: Any, offsets: Any, contig: Any, low: Any, high: Any, facts: 
         if start < low or start >= high or flag & 0xF0D != 1 or np.int64(load_i32(data, o + 24)) != contig:
             continue
         n_cigar = np.int64(load_u16(data, o + 16))
-        if n_cigar == 0 or n_cigar > MAX_CIGAR:
+        length = np.int64(load_i32(data, o + 20))
+        if n_cigar == 0 or n_cigar > MAX_CIGAR or length == 0 or length > longest:
             continue
         n_name = np.int64(data[U(o + 12)])
         stop = start
@@ -142,7 +145,7 @@ def record_sizes(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray
 def usable_records(block: RecordBlock, contig: int, low: int, high: int) -> Records:
     """The usable records of a block, in any order, that begin in [low, high) of a contig; not copied."""
     facts, name_hash = np.empty((block.n, N_FACTS), np.int64), np.empty(block.n, np.uint64)
-    n = int(_describe(block.data, block.offsets, contig, low, high, facts, name_hash))
+    n = int(_describe(block.data, block.offsets, contig, low, high, MAX_READ, facts, name_hash))
     return Records(block.data, facts[:n], name_hash[:n])
 
 

@@ -17,8 +17,9 @@ from megabolt.formats.bam import open_reads
 from megabolt.formats.bases import decode, reverse_complement
 from megabolt.formats.lane import FastqLane
 from megabolt.paralogs.settle import find_moves
+from megabolt.paralogs.templates import usable_records
 from megabolt.privacy.consent import GERMLINE_CALLING, authorize
-from megabolt.testing.records import PAIRED, HandRead, make_block
+from megabolt.testing.records import FIRST, PAIRED, REVERSE, SECOND, HandRead, make_block
 from megabolt.testing.toy_sample import MEMORY, OPEN
 from megabolt.workflow import sample_job
 from megabolt.workflow.explain_job import SiteQuestion, run_explain
@@ -199,6 +200,19 @@ def test_doubtful_reads_without_mates(tmp_path: Path) -> None:
     block = make_block([read])
     block.data[24:28] = 0  # the mate's contig is the read's
     assert find_moves([block].__iter__, 0, 0, 4000, index, PairAligner(index)).records == ()
+
+
+@pytest.mark.parametrize("length", [0, 500, 501, 9_000])
+def test_records_without_bases_or_too_long_are_left_alone(length: int) -> None:
+    """The aligner takes reads of up to 500 bases; some files hold longer ones, or none."""
+    reads = [
+        HandRead(start, f"{max(length, 80)}M", "A" * length, name="t", mapq=3, flag=PAIRED | flag)
+        for start, flag in ((100, FIRST), (300, SECOND | REVERSE))
+    ]
+    block = make_block(reads)
+    for offset in block.offsets[:-1].tolist():
+        block.data[offset + 24 : offset + 28] = 0  # the mate's contig is the read's
+    assert len(usable_records(block, 0, 0, 20_000).facts) == (2 if length == 500 else 0)
 
 
 def test_copies_as_in_the_reference_stay_alone(tmp_path: Path) -> None:
