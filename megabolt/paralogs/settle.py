@@ -29,12 +29,13 @@ from megabolt.formats.fasta import Reference
 from megabolt.paralogs.haplotypes import settle_tract
 from megabolt.paralogs.templates import (
     FLAG,
+    OF_REFERENCE,
     OFFSET,
     START,
     STOP,
     Records,
     Torn,
-    reference_bases,
+    covered,
     torn_templates,
     usable_records,
 )
@@ -192,7 +193,7 @@ def _moves_of(torn: Torn, unsure: Records, contig: int, chosen: Mapping[int, int
     """Moves of templates (numbers in `torn`), each with its new MAPQ."""
     rows = np.repeat(np.array(list(chosen), np.int64), 2)
     mates = np.tile(np.arange(2), len(chosen))
-    length = reference_bases(torn.cigar[rows, :, mates], torn.n_cigar[rows, :, mates])
+    length = covered(torn.cigar[rows, :, mates], torn.n_cigar[rows, :, mates], OF_REFERENCE)
     spans = torn.start[rows, :, mates][..., None] + np.stack([np.zeros_like(length), length], axis=-1)
     offset = torn.record[rows, mates]
     number = np.argsort(unsure.facts[:, OFFSET])

@@ -28,6 +28,8 @@ SURE_MAPQ = 40
 #: Columns of a described record.
 OFFSET, START, STOP, FLAG, QUALITY, N_FACTS = range(6)
 REVERSE, FIRST, LAST = 0x10, 0x40, 0x80
+#: CIGAR operations, one bit each, that take bases of the reference (M, D, N, =, X), of the read (M, I, S, =, X).
+OF_REFERENCE, OF_READ = 0x18D, 0x193
 #: Mates of one template are no further apart (bases), at either place.
 _LONGEST_TEMPLATE = 1600
 #: Templates that are asked for at once.
@@ -276,10 +278,9 @@ def put_cigars(
             cigar[i, c] = np.uint32(load_u32(data, at + 4 * c))
 
 
-def reference_bases(cigar: NDArray[np.uint32], n_cigar: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Bases of the reference that alignments cover; cigar: uint32 [..., MAX_CIGAR]."""
-    operation = cigar & np.uint32(15)
-    counted = (np.uint32(0x18D) >> operation & np.uint32(1)).astype(np.int64)
+def covered(cigar: NDArray[np.uint32], n_cigar: NDArray[np.int32], operations: int) -> NDArray[np.int64]:
+    """Bases that alignments cover; cigar: uint32 [..., MAX_CIGAR]. operations: OF_REFERENCE or OF_READ."""
+    counted = (np.uint32(operations) >> (cigar & np.uint32(15)) & np.uint32(1)).astype(np.int64)
     counted *= np.arange(cigar.shape[-1]) < n_cigar[..., None]
     total: NDArray[np.int64] = (counted * (cigar >> np.uint32(4))).sum(axis=-1)
     return total
@@ -298,7 +299,7 @@ def _torn(
     start = np.stack([own.start[reads], other.start[there]], axis=1).astype(np.int64)
     cigar = np.stack([own.cigar[reads], other.cigar[there]], axis=1)
     n_cigar = np.stack([own.n_cigar[reads], other.n_cigar[there]], axis=1)
-    stop = start + reference_bases(cigar, n_cigar)
+    stop = start + covered(cigar, n_cigar, OF_REFERENCE)
     facts = records.facts[pairs[crowded]]
     return Torn(
         record=records.facts[pairs[rows[:, 0]], OFFSET],

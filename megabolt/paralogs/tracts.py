@@ -21,11 +21,13 @@ from megabolt.compute.jit import kernel
 from megabolt.formats.bases import CODE_OF_NIBBLE
 from megabolt.formats.fasta import Reference
 from megabolt.paralogs.templates import (
+    OF_READ,
     OFFSET,
     START,
     STOP,
     Records,
     Torn,
+    covered,
     pair_up,
     put_cigars,
 )
@@ -208,7 +210,7 @@ def _frame_of(outline: Outline, place: NDArray[np.int64], torn: Torn) -> _Frame:
     mapping = np.full(span_a[1] - span_a[0], -1, np.int64)
     n = np.arange(len(rows))
     start, cigar, n_cigar = torn.start[rows], torn.cigar[rows], torn.n_cigar[rows]
-    length = _read_lengths(cigar, n_cigar)[:, 0].ravel()
+    length = covered(cigar, n_cigar, OF_READ)[:, 0].ravel()
     _map_bases(
         start[n, place].ravel(), cigar[n, place].reshape(-1, MAX_CIGAR), n_cigar[n, place].ravel(),
         start[n, 1 - place].ravel(), cigar[n, 1 - place].reshape(-1, MAX_CIGAR), n_cigar[n, 1 - place].ravel(),
@@ -218,14 +220,6 @@ def _frame_of(outline: Outline, place: NDArray[np.int64], torn: Torn) -> _Frame:
     known = np.flatnonzero(mapping >= 0)
     inverse[mapping[known] - span_b[0]] = known
     return _Frame(span_a[0], mapping, span_b[0], inverse, outline.turned)
-
-
-def _read_lengths(cigar: NDArray[np.uint32], n_cigar: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Bases of the reads of alignments; cigar: uint32 [..., MAX_CIGAR]."""
-    counted = (np.uint32(0x193) >> (cigar & np.uint32(15)) & np.uint32(1)).astype(np.int64)  # M, I, S, =, X
-    counted *= np.arange(cigar.shape[-1]) < n_cigar[..., None]
-    total: NDArray[np.int64] = (counted * (cigar >> np.uint32(4))).sum(axis=-1)
-    return total
 
 
 @kernel(
